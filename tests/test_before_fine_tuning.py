@@ -18,8 +18,7 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.data import load_data
 from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import NetworkFile
-from loihi_convert.reading.cnn_files import before_fine_tuning
-from loihi_convert.reading.source import open_source
+from loihi_convert.reading.source import before_fine_tuning, open_source
 from loihi_convert.simulation.relu import cnn_scores
 
 NETX_MODELS = Path(__file__).parents[1] / "netx_models"

@@ -41,9 +41,8 @@ from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, classes_of
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.pipeline.opening import open_file
-from loihi_convert.reading.cnn_files import before_fine_tuning
 from loihi_convert.reading.own_cnn import copies_of, design_of, own_design, recorded_normalization, require_training
-from loihi_convert.reading.source import open_source
+from loihi_convert.reading.source import before_fine_tuning, open_source
 from loihi_convert.reading.users_code import build_cnn
 from loihi_convert.simulation.relu import cnn_scores
 

@@ -1,23 +1,40 @@
-"""The CNN to convert, with its metadata: from a file (`cnn_files`), or an nn.Module in memory."""
+"""The CNN to convert, with its metadata: an nn.Module in memory, or from a file.
+
+=============================================  =====================================================================
+file                                           source of the CNN's structure
+=============================================  =====================================================================
+a checkpoint written by `train`                the architecture it names (`checkpoint.py`)
+one of your own code, and ``arch``             the same, with the activations it was trained with (`own_cnn`)
+any other checkpoint, and ``arch``             ``package.module:factory``: the user's own class, function or module
+an ONNX file                                   its graph (`from_onnx`)
+a NIR file                                     its graph, with its neurons' thresholds (`nir.reader`)
+=============================================  =====================================================================
+
+Nothing in a file is ever executed. The code named by ``arch`` is: it is imported as by Python, with the current folder
+first (`users_code`). So only a name typed by the user is imported, never a name stored in a file.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from types import MappingProxyType
+from typing import Any, Final, NamedTuple, get_args
 
 import numpy as np
 import torch
 from torch import nn
 
-from loihi_convert.cnn.checkpoint import digest
+from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, digest, load_if_ours, load_model, load_states
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import inputs_of, pixels
+from loihi_convert.cnn.few_bits import rounded_state
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.in_memory import as_input_shape
-from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
+from loihi_convert.errors import LoihiConvertError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Readout, Task
 from loihi_convert.ground.files import is_nir, kind_of, sha256
@@ -25,9 +42,11 @@ from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import ReluNetwork, name_count
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.lowering import lowered
-from loihi_convert.reading.cnn_files import Given, before_fine_tuning, read_cnn
-from loihi_convert.reading.from_onnx import onnx_sha256
-from loihi_convert.reading.users_code import plain_copy, shape_taken, users_code
+from loihi_convert.nir.reader import read_nir
+from loihi_convert.reading.fitting import fill
+from loihi_convert.reading.from_onnx import onnx_sha256, read_onnx
+from loihi_convert.reading.own_cnn import rebuilt, recorded_normalization
+from loihi_convert.reading.users_code import build_cnn, plain_copy, shape_taken, users_code, with_plain_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -196,24 +215,102 @@ def open_source(
     """
     path = Path(path)
     input_shape = None if input_shape is None else as_input_shape(input_shape)
-    read = read_cnn(path, Given(arch, input_shape, classes, data, normalization))
-    network = lowered(read.model, read.input_shape, read.normalization).network
-    network = _completed(network, task, read.neurons)
-    described = dict(read.described)
+    kind = kind_of(path)
+    # A damaged one has lost its signature.
+    is_onnx = kind == "onnx" or (kind in ("text", "unknown") and path.suffix.lower() == ".onnx")
+    if arch is not None and (is_onnx or is_nir(path)):
+        raise UsageError(f"given for {'an ONNX' if is_onnx else 'a NIR'} file", where="arch")
+    if is_nir(path):
+        model, shape, readout, notes = read_nir(path, input_shape)
+        file = _File(model, shape, classes, normalization, neurons=readout, notes=notes)
+    elif is_onnx:
+        model, shape, notes = read_onnx(path, input_shape)
+        file = _File(model, shape, classes, normalization, notes=notes)
+    elif arch is None:
+        file = _of_checkpoint(path, input_shape, classes, data, normalization)
+    else:
+        file = _of_users_code(path, arch, input_shape, classes, normalization)
+    network = lowered(file.model, file.input_shape, file.normalization).network
+    network = _completed(network, task, file.neurons)
+    described = dict(file.described)
     if "classes" not in described:
-        described |= {"data": data, "classes": _class_names(network, read.classes)}
-    recorded = _recorded(network, read.normalization)
+        described |= {"data": data, "classes": _class_names(network, file.classes)}
+    recorded = _recorded(network, file.normalization)
     provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **recorded}
     return Source(
         path,
-        read.model,
+        file.model,
         network,
         provenance,
-        (*read.notes, *network.notes),
-        spiking_timesteps=None if read.trained is None else read.trained.spiking_timesteps,
-        neurons=read.neurons,
-        is_fine_tuned=read.trained is not None and read.trained.is_fine_tuned,
+        (*file.notes, *network.notes),
+        spiking_timesteps=None if file.trained is None else file.trained.spiking_timesteps,
+        neurons=file.neurons,
+        is_fine_tuned=file.trained is not None and file.trained.is_fine_tuned,
     )
+
+
+class _File(NamedTuple):
+    """The CNN of a file, in eval mode; ``described`` is for the provenance, ``trained`` a record of `train`."""
+
+    model: nn.Module
+    input_shape: Shape
+    classes: Sequence[str] | None
+    normalization: Normalization | None
+    described: Mapping[str, Any] = MappingProxyType({})
+    trained: Checkpoint | None = None
+    neurons: Readout | None = None
+    notes: tuple[str, ...] = ()
+
+
+def _of_checkpoint(
+    path: Path,
+    input_shape: Shape | None,
+    classes: Sequence[str] | None,
+    data: str | None,
+    normalization: Normalization | None,
+) -> _File:
+    """A checkpoint written by `train`, which records its image shape and classes."""
+    for parameter, value in (("input_shape", input_shape), ("classes", classes)):
+        if value is not None:
+            raise UsageError(f"found {value!r} without `arch`", where=parameter)
+    model, trained = load_model(path)
+    model.load_state_dict(rounded_state(model, model.state_dict(), trained.weight_bits))
+    described = {
+        "architecture": trained.architecture,
+        "data": trained.data if data is None else data,
+        "classes": list(trained.classes),
+        "seed": trained.seed,
+        "test_accuracy": trained.test_accuracy,
+    }
+    # A file of an earlier version may record another normalization, which that version took.
+    return _File(
+        model, trained.input_shape, trained.classes, normalization or trained.normalization, described, trained
+    )
+
+
+def _of_users_code(
+    path: Path,
+    arch: str,
+    input_shape: Shape | None,
+    classes: Sequence[str] | None,
+    normalization: Normalization | None,
+) -> _File:
+    """A checkpoint of the CNN that the user's code ``arch`` returns."""
+    if input_shape is None:
+        found, expected = f"{path.name} does not record the image size", "must be (C, H, W), such as 3,32,32"
+        raise UsageError(found, where="input_shape", expected=expected)
+    trained = load_if_ours(path)
+    notes: tuple[str, ...] = ()
+    if trained is not None and trained.is_own:
+        normalization = recorded_normalization(trained, normalization)
+        model = rebuilt(trained, arch, path).requires_grad_(False)
+        model.eval()
+        classes = trained.classes if classes is None else classes
+    else:
+        states = load_states(path)
+        model, notes = fill(build_cnn(arch), states, arch, path)
+    described = {"arch": arch} if trained is None else {"arch": arch, "seed": trained.seed}
+    return _File(with_plain_parts(model), input_shape, classes, normalization, described, trained, notes=notes)
 
 
 def checkpoint_sha256(path: Path) -> str:
@@ -287,3 +384,53 @@ def reopen_source(
     else:
         found = Source.from_module(model, input_shape, classes=recorded.classes, normalization=normalization, task=task)
     return found.with_skip_copies(recorded.skip_copies)
+
+
+_SIZES: Final = (0.4, 2.5)
+"""Sizes of the files that are read, as a share of its own: one may be stored as float16, the other as float32."""
+_MOST_FILES: Final = 20
+"""Files that are read in search of it: a folder may hold the checkpoint of every epoch."""
+
+
+def before_fine_tuning(path: Path, arch: str | None = None) -> Path | None:
+    """Return the checkpoint of the last CNN with ReLUs from which the one at ``path`` was fine-tuned.
+
+    None if it was not fine-tuned for few steps, or the other file is not in its folder or has changed. ``arch`` is the
+    user's code, as in `open_source`, if it is a checkpoint of such code.
+    """
+    trained = load_if_ours(path)
+    if trained is None or not trained.is_fine_tuned:
+        return None
+    others, start = _others(path, arch), trained.recipe.get("start")
+    while isinstance(start, dict):
+        found = others.get(str(start.get("sha256")))
+        if found is None:
+            is_relu = "qcfs_levels" in start and start["qcfs_levels"] is None
+            start = None if is_relu else start.get("start")
+            continue
+        file, before = found
+        if before is None or before.qcfs_levels is None:
+            return file
+        start = before.recipe.get("start")
+    return None
+
+
+def _others(path: Path, arch: str | None) -> dict[str, tuple[Path, Checkpoint | None]]:
+    """The other checkpoints in its folder by the digests of their weights, with their records, if they have some."""
+    least, most = (share * path.stat().st_size for share in _SIZES)
+    try:
+        files = [file for file in path.parent.iterdir() if file.suffix in SUFFIXES and file.is_file() and file != path]
+        similar = [file for file in files if least <= file.stat().st_size <= most]
+    except OSError:
+        return {}
+    found: dict[str, tuple[Path, Checkpoint | None]] = {}
+    for file in sorted(similar)[:_MOST_FILES]:
+        # Those of other tools are read as `own_cnn.own_design` reads them.
+        with contextlib.suppress(LoihiConvertError):
+            checkpoint = load_if_ours(file)
+            if checkpoint is not None:
+                found[digest(checkpoint.state)] = file, checkpoint
+            elif arch is not None:
+                model, _ = fill(build_cnn(arch), load_states(file), arch, file)
+                found[digest(model.state_dict())] = file, None
+    return found
