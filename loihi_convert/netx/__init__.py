@@ -1,11 +1,10 @@
 """Netx files (``.net``), the network format of lava-dl.
 
-============  ==========================================================================================================
-``hdf5``      the bytes of a file <-> its datasets, safe against damage
-``native``    datasets <-> `QuantizedNetwork` or, with graded spikes, `GradedNetwork`: the files written by `export`
-``synapses``  synapses <-> the datasets of a layer
-``stock``     datasets -> the layers of any netx file, as lava-dl sees them: lenient, for `run`, `check` and `inspect`
-============  ==========================================================================================================
+==========  ============================================================================================================
+``hdf5``    the bytes of a file <-> its datasets, safe against damage
+``native``  datasets <-> `QuantizedNetwork` or, with graded spikes, `GradedNetwork`: the files written by `export`
+``stock``   datasets -> the layers of any netx file, as lava-dl sees them: lenient, for `run`, `check` and `inspect`
+==========  ============================================================================================================
 """
 
 from __future__ import annotations

@@ -233,11 +233,6 @@ def integer(value: Array) -> int:
     return int(value)
 
 
-def encoded(text: str) -> Array:
-    """Return ``text`` as a dataset."""
-    return np.array(text.encode())
-
-
 def decoded(value: Array) -> str:
     """Return the string in a dataset."""
     if value.shape != () or value.dtype.kind != "S":

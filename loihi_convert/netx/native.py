@@ -37,7 +37,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final, cast, get_args
 
@@ -59,37 +60,32 @@ from loihi_convert.ir.quantized import (
     joined_synapse,
     largest_pixel,
 )
-from loihi_convert.ir.synapse import PixelBias, Synapse
+from loihi_convert.ir.relays import brief, relay_count
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
+    MAX_LAYER_SIZE,
     NATIVE_GROUP,
     Datasets,
     decoded,
-    encoded,
     errors_that_name,
     file_content,
     integer,
     integers,
+    pair,
     read_content,
     read_native_datasets,
-)
-from loihi_convert.netx.synapses import (
-    chain_datasets,
-    decoded_input_shape,
-    decoded_relays,
-    decoded_synapse,
-    geometry_datasets,
-    relay_datasets,
-    require_encoding,
-    require_size,
-    stored_layers,
 )
 
 FORMAT: Final = 1
 """To be raised if older versions would misread or refuse new files."""
 SPIKES: Final = f"{NATIVE_GROUP}/spikes"
 """Dataset that only files of graded spikes have."""
+_GRADED: Final = "graded"
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
+
+Named = Iterator[tuple[str, Array]]
+"""Datasets in the order in which they are written."""
 
 
 def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
@@ -99,8 +95,20 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
     for layer, shape in zip(network.layers, network.shapes, strict=True):
-        require_size(layer.name, shape)
+        _require_size(layer.name, shape)
     write_atomically(path, file_content(dict(encode(network))))
+
+
+def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
+    """Write ``network``, made from a CNN, as a netx file; after a failure ``path`` is unchanged."""
+    path = Path(path)
+    refuse_to_overwrite(path, overwrite)
+    for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
+        _require_size(layer.name, shape)
+        least, largest = int(_synapse(layer).weight.min()), int(_synapse(layer).weight.max())
+        if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
+            raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")
+    write_atomically(path, file_content(dict(encode_graded(network))))
 
 
 def read(path: str | Path) -> QuantizedNetwork:
@@ -118,34 +126,148 @@ def read_with_digest(path: str | Path) -> tuple[QuantizedNetwork, str]:
         return decode(read_native_datasets(content)), hashlib.sha256(content).hexdigest()
 
 
-def require_format(datasets: Datasets) -> None:
-    """Raise a `NetxError` unless ``datasets`` have the format that this version reads."""
-    version = integer(datasets[f"{NATIVE_GROUP}/format"])
-    if version > FORMAT:
-        found = f"written by a newer version of loihi-convert (format {version})"
-        raise NetxError(found, where="format", hint="Update loihi-convert.")
-    if version != FORMAT:
-        raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
+# From networks to datasets.
 
 
-def decoded_provenance(datasets: Datasets) -> Provenance:
-    """Return the provenance in ``datasets``.
+def encode(network: QuantizedNetwork) -> Named:
+    """Yield the name and value of every dataset in a file of ``network``."""
+    yield from _present("layer/0", type="input", shape=np.array(network.input_shape, np.int32))
+    stored = network.stored
+    groups = _chain(network.input_shape, [layer.synapse for layer in stored.layers], stored.shapes)
+    for layer, (group, datasets) in zip(stored.layers, groups, strict=True):
+        yield from datasets
+        yield from _neurons(f"{group}/neuron", layer, network.thresholds)
+    yield from _present(
+        NATIVE_GROUP,
+        format=np.int32(FORMAT),
+        timesteps=np.int32(network.timesteps),
+        proven_timesteps=np.int64(network.max_timesteps),
+        pixel_bits=np.int32(network.pixel_bits),
+        reset=network.reset,
+        poisson_seed=None if network.poisson_seed is None else np.int64(network.poisson_seed),
+        target=None if network.target == "lava" else network.target,
+        thresholds=None if network.thresholds == "channel" else network.thresholds,
+        provenance=json.dumps(dict(network.provenance), sort_keys=True),
+    )
+    for index, layer in enumerate(network.layers):
+        neuron, balanced = layer.neuron, layer.balanced
+        yield from _present(
+            f"{NATIVE_GROUP}/layer/{index}",
+            name=layer.name,
+            scale=layer.scale.astype(np.float64),
+            **_geometry(layer.synapse),
+            initial_potential=None if neuron is None else neuron.initial_potential.astype(np.int32),
+            **({} if balanced is None else {f"balanced/{k}": np.float64(getattr(balanced, k)) for k in _BALANCED}),
+            correction=None if layer.correction is None else layer.correction.astype(np.float64),
+            relay_of=_stored_relays(layer.relay_of),
+            low_bits=np.int32(layer.low_bits) if layer.low_bits else None,
+            offset=None if layer.offset is None else layer.offset.astype(np.float64),
+        )
 
-    Raises
-    ------
-    NetxError
-        If it is not a JSON object, or an entry has another type than `export` writes.
+
+def _neurons(group: str, layer: QuantizedLayer, thresholds: Granularity) -> Named:
+    if layer.neuron is None and layer.bias is None:
+        # netx gives a dense layer without a neuron group a non-firing integrator, which is the readout we need.
+        return
+    # That integrator adds a bias only once; with a bias, the readout is an IF neuron that can never fire.
+    threshold = np.array(limits.NEVER_FIRES) if layer.neuron is None else layer.neuron.threshold
+    if thresholds == "scalar":
+        threshold = threshold.max()
+    decays = {"iDecay": np.int32(limits.I_DECAY), "vDecay": np.int32(limits.V_DECAY)}
+    yield from _present(group, type="CUBA", **decays, vThMant=(threshold - 1).astype(np.int32))
+
+
+def encode_graded(network: GradedNetwork) -> Named:
+    """Yield the name and value of every dataset in a file of ``network``."""
+    first, *layers = network.layers
+    assert isinstance(first.synapse, PixelBias)
+    weight, bias = np.int32(first.synapse.weight), np.int32(first.synapse.bias)
+    yield from _present(
+        "layer/0", type="input", shape=np.array(network.input_shape, np.int32), weight=weight, bias=bias
+    )
+    yield from _graded_neurons("layer/0/neuron", first)
+    groups = _chain(network.input_shape, [_synapse(layer) for layer in layers], network.shapes[1:])
+    for layer, (group, datasets) in zip(layers, groups, strict=True):
+        yield from datasets
+        yield from _graded_neurons(f"{group}/neuron", layer)
+    yield from _present(
+        NATIVE_GROUP,
+        format=np.int32(FORMAT),
+        spikes=_GRADED,
+        spike_exp=np.int32(network.spike_exp),
+        provenance=json.dumps(dict(network.provenance), sort_keys=True),
+    )
+    for index, layer in enumerate(layers):
+        assert layer.scale is not None
+        yield from _present(
+            f"{NATIVE_GROUP}/layer/{index}",
+            name=layer.name,
+            scale=layer.scale.astype(np.float64),
+            offset=None if layer.offset is None else layer.offset.astype(np.float64),
+            relay_of=_stored_relays(layer.relay_of),
+            **_geometry(_synapse(layer)),
+        )
+
+
+def _graded_neurons(group: str, layer: GradedLayer) -> Named:
+    # Of sigma_output netx asks only whether it is there.
+    kind = {"vThMant": np.int32(layer.threshold)} if layer.sends else {"sigma_output": np.int32(1)}
+    return _present(group, type="SDNN", **kind)
+
+
+def _synapse(layer: GradedLayer) -> Synapse:
+    """The synapse of a layer after the input neurons."""
+    assert not isinstance(layer.synapse, PixelBias)
+    return layer.synapse
+
+
+def _present(group: str, **values: str | Array | np.generic | None) -> Named:
+    """Yield the datasets of ``group`` that are not None; text as bytes."""
+    for name, value in values.items():
+        if value is not None:
+            yield f"{group}/{name}", np.array(value.encode()) if isinstance(value, str) else np.asarray(value)
+
+
+def _chain(input_shape: Shape, synapses: Sequence[Synapse], shapes: Sequence[Shape]) -> Iterator[tuple[str, Named]]:
+    """Yield the group and the synaptic datasets of each layer from 1 on, of output ``shapes``; a flatten comes before a
+    dense layer of maps.
     """
-    content = json.loads(decoded(datasets[f"{NATIVE_GROUP}/provenance"]))
-    if not isinstance(content, dict):
-        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
-    provenance = Provenance(content)
-    try:
-        provenance.require_types()
-    except InputError as error:
-        where = f"provenance: {error.where}"
-        raise NetxError(error.found, where=where, expected=error.expected, hint=EXPORT_AGAIN) from error
-    return provenance
+    index = 1
+    for synapse, shape in zip(synapses, shapes, strict=True):
+        is_flattened = isinstance(synapse, Dense) and len(input_shape) == 3
+        group = f"layer/{index + is_flattened}"
+        yield group, _synaptic(group, synapse.without_pooling(input_shape), shape, f"layer/{index}" * is_flattened)
+        input_shape, index = shape, index + 1 + is_flattened
+
+
+def _synaptic(group: str, synapse: Synapse, shape: Shape, flatten: str) -> Named:
+    """The datasets of a synapse without pooling, after those of the layer ``flatten``, if any."""
+    if flatten:
+        yield from _present(flatten, type="flatten")
+    is_conv = isinstance(synapse, Conv)
+    names = ("stride", "padding", "dilation", "groups") if is_conv else ()
+    yield from _present(
+        group,
+        type="conv" if is_conv else "dense",
+        shape=np.array(shape, np.int32),
+        **{name: np.int32(getattr(synapse, name)) for name in names},
+        weight=synapse.weight.astype(np.int8),
+        # Lava's neuron axes are W, H, C.
+        bias=None if synapse.bias is None else synapse.bias.transpose().astype(np.int32),
+    )
+
+
+def _geometry(synapse: Synapse) -> dict[str, Array]:
+    """What the synapse is before its pooling and dilation are written out."""
+    names = ("pool", "dilation") if isinstance(synapse, Conv) else ("pool",)
+    return {name: np.array(getattr(synapse, name), np.int32) for name in names}
+
+
+def _stored_relays(relay_of: Array | None) -> Array | None:
+    return None if relay_of is None or not relay_count(relay_of) else relay_of.astype(np.int32)
+
+
+# From datasets to networks.
 
 
 def decode(datasets: Datasets) -> QuantizedNetwork:
@@ -161,127 +283,155 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
     if SPIKES in datasets:
         hint = "`loihi-convert run`, `check` and `inspect` take it; nothing else does."
         raise NetxError("holds graded spikes", expected="must hold binary spikes here", hint=hint)
-    network = _decode(datasets)
-    require_encoding(datasets, dict(encode(network)))
-    return network
-
-
-def encode(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
-    """Yield the name and value of every dataset in a file of ``network``."""
-    yield from _stock_datasets(network)
-    yield f"{NATIVE_GROUP}/format", np.array(FORMAT, np.int32)
-    yield f"{NATIVE_GROUP}/timesteps", np.array(network.timesteps, np.int32)
-    yield f"{NATIVE_GROUP}/proven_timesteps", np.array(network.max_timesteps, np.int64)
-    yield f"{NATIVE_GROUP}/pixel_bits", np.array(network.pixel_bits, np.int32)
-    yield f"{NATIVE_GROUP}/reset", encoded(network.reset)
-    if network.poisson_seed is not None:
-        yield f"{NATIVE_GROUP}/poisson_seed", np.array(network.poisson_seed, np.int64)
-    if network.target != "lava":
-        yield f"{NATIVE_GROUP}/target", encoded(network.target)
-    if network.thresholds != "channel":
-        yield f"{NATIVE_GROUP}/thresholds", encoded(network.thresholds)
-    yield f"{NATIVE_GROUP}/provenance", encoded(json.dumps(dict(network.provenance), sort_keys=True))
-    for index, layer in enumerate(network.layers):
-        group = f"{NATIVE_GROUP}/layer/{index}"
-        yield f"{group}/name", encoded(layer.name)
-        yield f"{group}/scale", layer.scale.astype(np.float64)
-        yield from geometry_datasets(group, layer.synapse)
-        if layer.neuron is not None:
-            yield f"{group}/initial_potential", layer.neuron.initial_potential.astype(np.int32)
-        if layer.balanced is not None:
-            for name in _BALANCED:
-                yield f"{group}/balanced/{name}", getattr(layer.balanced, name).astype(np.float64)
-        if layer.correction is not None:
-            yield f"{group}/correction", layer.correction.astype(np.float64)
-        yield from relay_datasets(group, layer.relay_of)
-        if layer.low_bits:
-            yield f"{group}/low_bits", np.array(layer.low_bits, np.int32)
-        if layer.offset is not None:
-            yield f"{group}/offset", layer.offset.astype(np.float64)
-
-
-def _stock_datasets(network: QuantizedNetwork) -> Iterator[tuple[str, Array]]:
-    """The datasets that lava-dl reads."""
-    yield "layer/0/type", encoded("input")
-    yield "layer/0/shape", np.array(network.input_shape, np.int32)
-    layers = network.stored.layers
-    groups = chain_datasets(network.input_shape, [layer.synapse for layer in layers], network.stored.shapes)
-    for layer, (group, datasets) in zip(layers, groups, strict=True):
-        yield from datasets
-        yield from _neuron_datasets(f"{group}/neuron", layer, network.thresholds)
-
-
-def _neuron_datasets(group: str, layer: QuantizedLayer, thresholds: Granularity) -> Iterator[tuple[str, Array]]:
-    if layer.neuron is None and layer.bias is None:
-        # netx gives a dense layer without a neuron group a non-firing integrator, which is the readout we need.
-        return
-    # That integrator adds a bias only once; with a bias, the readout is an IF neuron that can never fire.
-    threshold = np.array(limits.NEVER_FIRES) if layer.neuron is None else layer.neuron.threshold
-    if thresholds == "scalar":
-        threshold = threshold.max()
-    yield f"{group}/type", encoded("CUBA")
-    yield f"{group}/iDecay", np.array(limits.I_DECAY, np.int32)
-    yield f"{group}/vDecay", np.array(limits.V_DECAY, np.int32)
-    yield f"{group}/vThMant", (threshold - 1).astype(np.int32)
-
-
-def _decode(datasets: Datasets) -> QuantizedNetwork:
-    """The network in ``datasets``; `require_encoding` then checks the datasets that are not read here."""
-    require_format(datasets)
-    pixel_bits = integer(datasets[f"{NATIVE_GROUP}/pixel_bits"])
-    if not 1 <= pixel_bits <= limits.MAX_PIXEL_BITS:
-        expected = f"must be in 1..{limits.MAX_PIXEL_BITS}"
-        raise NetxError(f"{pixel_bits}-bit pixels", where="pixel_bits", expected=expected)
-    seed = datasets.get(f"{NATIVE_GROUP}/poisson_seed")
-    poisson_seed = None if seed is None else integer(seed)
-    input_shape = shape = decoded_input_shape(datasets)
+    _require_format(datasets)
+    own = _inside(datasets, f"{NATIVE_GROUP}/")
+    pixel_bits = _from_1_to(limits.MAX_PIXEL_BITS, own, "pixel_bits")
+    poisson_seed = integer(own["poisson_seed"]) if "poisson_seed" in own else None
+    input_shape = shape = _input_shape(datasets)
     layers: list[QuantizedLayer] = []
-    for kind, stock, extra in stored_layers(datasets):
-        low_bits = _decode_low_bits(extra)
-        synapse = decoded_synapse(kind, stock, extra, shape)
+    for kind, stock, extra in _stored_layers(datasets):
+        low_bits = _from_1_to(MAX_LOW_BITS, extra, "low_bits") if "low_bits" in extra else 0
+        synapse = _decoded_synapse(kind, stock, extra, shape)
+        balanced = [extra[f"balanced/{name}"] for name in _BALANCED if f"balanced/{name}" in extra]
         layer = QuantizedLayer(
             name=decoded(extra["name"]),
             synapse=joined_synapse(synapse, low_bits) if low_bits else synapse,
-            neuron=_decode_neuron(stock, extra),
+            neuron=_decoded_neuron(stock, extra),
             scale=extra["scale"],
             largest_input=1 if layers else largest_pixel(poisson_seed, pixel_bits),
-            balanced=_decode_balanced(extra),
+            balanced=IntegrateAndFire(*balanced) if balanced else None,
             correction=extra.get("correction"),
-            relay_of=decoded_relays(extra),
+            relay_of=_decoded_relays(extra),
             low_bits=low_bits,
             offset=extra.get("offset"),
         )
         shape = layer.synapse.output_shape(shape)
-        require_size(layer.name, shape)
+        _require_size(layer.name, shape)
         layers.append(layer)
-    reset = _choice(datasets, "reset", get_args(Reset))
-    target = _choice(datasets, "target", get_args(Target), default="lava")
-    thresholds = _choice(datasets, "thresholds", get_args(Granularity), default="channel")
-    provenance = decoded_provenance(datasets)
-    return QuantizedNetwork(
+    network = QuantizedNetwork(
         input_shape=input_shape,
         layers=tuple(layers),
-        timesteps=integer(datasets[f"{NATIVE_GROUP}/timesteps"]),
-        max_timesteps=integer(datasets[f"{NATIVE_GROUP}/proven_timesteps"]),
+        timesteps=integer(own["timesteps"]),
+        max_timesteps=integer(own["proven_timesteps"]),
         pixel_bits=pixel_bits,
-        reset=cast(Reset, reset),
-        provenance=provenance,
+        reset=cast(Reset, _choice(own, "reset", get_args(Reset))),
+        provenance=_provenance(own),
         poisson_seed=poisson_seed,
-        target=cast(Target, target),
-        thresholds=cast(Granularity, thresholds),
+        target=cast(Target, _choice(own, "target", get_args(Target), default="lava")),
+        thresholds=cast(Granularity, _choice(own, "thresholds", get_args(Granularity), default="channel")),
     )
+    _require_encoding(datasets, dict(encode(network)))
+    return network
 
 
-def _choice(datasets: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:
+def decode_graded(datasets: Datasets) -> GradedNetwork:
+    """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it."""
+    _require_format(datasets)
+    input_shape = shape = _input_shape(datasets)
+    pixels = PixelBias(integer(datasets["layer/0/weight"]), integer(datasets["layer/0/bias"]))
+    layers = [GradedLayer(INPUT, pixels, integer(datasets["layer/0/neuron/vThMant"]))]
+    for kind, stock, extra in _stored_layers(datasets):
+        sends = "neuron/sigma_output" not in stock
+        layer = GradedLayer(
+            decoded(extra["name"]),
+            _decoded_synapse(kind, stock, extra, shape),
+            integer(stock["neuron/vThMant"]) if sends else 0,
+            sends=sends,
+            scale=extra["scale"],
+            offset=extra.get("offset"),
+            relay_of=_decoded_relays(extra),
+        )
+        shape = _synapse(layer).output_shape(shape)
+        _require_size(layer.name, shape)
+        layers.append(layer)
+    own = _inside(datasets, f"{NATIVE_GROUP}/")
+    network = GradedNetwork(input_shape, tuple(layers), integer(own["spike_exp"]), _provenance(own))
+    _require_encoding(datasets, dict(encode_graded(network)))
+    return network
+
+
+def _require_format(datasets: Datasets) -> None:
+    """Raise a `NetxError` unless ``datasets`` have the format that this version reads."""
+    version = integer(datasets[f"{NATIVE_GROUP}/format"])
+    if version > FORMAT:
+        found = f"written by a newer version of loihi-convert (format {version})"
+        raise NetxError(found, where="format", hint="Update loihi-convert.")
+    if version != FORMAT:
+        raise NetxError(f"format {version}", where="format", expected=f"must be {FORMAT}", hint=EXPORT_AGAIN)
+
+
+def _require_encoding(datasets: Datasets, expected: Datasets) -> None:
+    """Raise unless ``datasets`` are ``expected``, those written for the network read from them, bit for bit."""
+    for name in sorted(datasets.keys() | expected.keys()):
+        if name not in datasets:
+            raise NetxError("missing", where=name, hint=EXPORT_AGAIN)
+        if name not in expected:
+            raise NetxError("unexpected in a file of this network", where=name, hint=EXPORT_AGAIN)
+        found, wanted = datasets[name], expected[name]
+        if (found.dtype, found.shape) != (wanted.dtype, wanted.shape) or found.tobytes() != wanted.tobytes():
+            differs = f"{brief(found)} is inconsistent with the rest of the file"
+            raise NetxError(differs, where=name, expected=f"expected {brief(wanted)}", hint=EXPORT_AGAIN)
+
+
+def _require_size(name: str, shape: Shape) -> None:
+    """Raise a `NetxError` unless the output of layer ``name`` has an acceptable size."""
+    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
+        raise NetxError(f"{neurons:,} neurons", where=name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
+
+
+def _provenance(own: Datasets) -> Provenance:
+    """The provenance, a JSON object whose entries have the types that `export` writes."""
+    content = json.loads(decoded(own["provenance"]))
+    if not isinstance(content, dict):
+        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
+    provenance = Provenance(content)
+    try:
+        provenance.require_types()
+    except InputError as error:
+        where = f"provenance: {error.where}"
+        raise NetxError(error.found, where=where, expected=error.expected, hint=EXPORT_AGAIN) from error
+    return provenance
+
+
+def _choice(own: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:
     """The string in dataset ``name``, which must be one of ``values``."""
-    stored = datasets.get(f"{NATIVE_GROUP}/{name}")
-    found = default if stored is None else decoded(stored)
+    found = decoded(own[name]) if name in own else default
     if found not in values:
         raise NetxError(f"found {found!r}", where=name, expected=one_of(values))
     return found
 
 
-def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
+def _from_1_to(largest: int, datasets: Datasets, name: str) -> int:
+    if not 1 <= (found := integer(datasets[name])) <= largest:
+        raise NetxError(f"found {found}", where=name, expected=f"must be in 1..{largest}")
+    return found
+
+
+def _input_shape(datasets: Datasets) -> Shape:
+    """The shape of an image, ``(C, H, W)``."""
+    shape: Shape = tuple(datasets["layer/0/shape"].tolist())
+    if len(shape) != 3 or min(shape) < 1:
+        raise NetxError(f"images of shape {shape}", where="layer/0/shape", expected="must be (C, H, W)")
+    return shape
+
+
+def _stored_layers(datasets: Datasets) -> list[tuple[str, Datasets, Datasets]]:
+    """The type, the datasets and those that lava-dl never reads of each conv and dense layer."""
+    count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
+    kinds = [decoded(datasets[f"layer/{index}/type"]) for index in range(count)]
+    places = [index for index, kind in enumerate(kinds) if kind in ("conv", "dense")]
+    return [
+        (kinds[index], _inside(datasets, f"layer/{index}/"), _inside(datasets, f"{NATIVE_GROUP}/layer/{synapse}/"))
+        for synapse, index in enumerate(places)
+    ]
+
+
+def _inside(datasets: Datasets, prefix: str) -> Datasets:
+    """The datasets in a group, by their names in it."""
+    return {name.removeprefix(prefix): value for name, value in datasets.items() if name.startswith(prefix)}
+
+
+def _decoded_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
     threshold, initial = integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
@@ -289,119 +439,34 @@ def _decode_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
 
-def _decode_balanced(extra: Datasets) -> IntegrateAndFire | None:
-    if not any(name.startswith("balanced/") for name in extra):
+def _decoded_relays(extra: Datasets) -> Array | None:
+    if "relay_of" not in extra:
         return None
-    return IntegrateAndFire(*(extra[f"balanced/{name}"] for name in _BALANCED))
+    found = integers(extra["relay_of"])
+    if found.ndim != 1 or found.min(initial=0) < -1:
+        raise NetxError(brief(found), where="relay_of", expected="must be a channel index or -1 for each channel")
+    return found.astype(np.int64)
 
 
-def _decode_low_bits(extra: Datasets) -> int:
-    if "low_bits" not in extra:
-        return 0
-    found = integer(extra["low_bits"])
-    if not 1 <= found <= MAX_LOW_BITS:
-        raise NetxError(f"found {found}", where="low_bits", expected=f"must be in 1..{MAX_LOW_BITS}")
-    return found
-
-
-_GRADED: Final = "graded"
-
-
-def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write ``network``, made from a CNN, as a netx file; after a failure ``path`` is unchanged."""
-    path = Path(path)
-    refuse_to_overwrite(path, overwrite)
-    for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
-        _require_storable(layer, shape)
-    write_atomically(path, file_content(dict(encode_graded(network))))
-
-
-def encode_graded(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
-    """Yield the name and value of every dataset in a file of ``network``."""
-    yield from _graded_stock_datasets(network)
-    yield f"{NATIVE_GROUP}/format", np.array(FORMAT, np.int32)
-    yield SPIKES, encoded(_GRADED)
-    yield f"{NATIVE_GROUP}/spike_exp", np.array(network.spike_exp, np.int32)
-    yield f"{NATIVE_GROUP}/provenance", encoded(json.dumps(dict(network.provenance), sort_keys=True))
-    for index, layer in enumerate(network.layers[1:]):
-        assert layer.scale is not None
-        group = f"{NATIVE_GROUP}/layer/{index}"
-        yield f"{group}/name", encoded(layer.name)
-        yield f"{group}/scale", layer.scale.astype(np.float64)
-        if layer.offset is not None:
-            yield f"{group}/offset", layer.offset.astype(np.float64)
-        yield from relay_datasets(group, layer.relay_of)
-        yield from geometry_datasets(group, _synapse(layer))
-
-
-def _graded_stock_datasets(network: GradedNetwork) -> Iterator[tuple[str, Array]]:
-    """The datasets that lava-dl reads."""
-    first = network.layers[0]
-    assert isinstance(first.synapse, PixelBias)
-    yield "layer/0/type", encoded("input")
-    yield "layer/0/shape", np.array(network.input_shape, np.int32)
-    yield "layer/0/weight", np.array(first.synapse.weight, np.int32)
-    yield "layer/0/bias", np.array(first.synapse.bias, np.int32)
-    yield from _graded_neuron_datasets("layer/0/neuron", first)
-    groups = chain_datasets(network.input_shape, [_synapse(layer) for layer in network.layers[1:]], network.shapes[1:])
-    for layer, (group, datasets) in zip(network.layers[1:], groups, strict=True):
-        yield from datasets
-        yield from _graded_neuron_datasets(f"{group}/neuron", layer)
-
-
-def _synapse(layer: GradedLayer) -> Synapse:
-    """The synapse of a layer after the input neurons."""
-    assert not isinstance(layer.synapse, PixelBias)
-    return layer.synapse
-
-
-def _graded_neuron_datasets(group: str, layer: GradedLayer) -> Iterator[tuple[str, Array]]:
-    yield f"{group}/type", encoded("SDNN")
-    if layer.sends:
-        yield f"{group}/vThMant", np.array(layer.threshold, np.int32)
-    else:
-        # netx asks only whether it is there.
-        yield f"{group}/sigma_output", np.array(1, np.int32)
-
-
-def decode_graded(datasets: Datasets) -> GradedNetwork:
-    """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it."""
-    network = _decode_graded(datasets)
-    require_encoding(datasets, dict(encode_graded(network)))
-    return network
-
-
-def _decode_graded(datasets: Datasets) -> GradedNetwork:
-    require_format(datasets)
-    if (spikes := decoded(datasets[SPIKES])) != _GRADED:
-        raise NetxError(f"found {spikes!r}", where="spikes", expected=f"must be {_GRADED}", hint=EXPORT_AGAIN)
-    input_shape = decoded_input_shape(datasets)
-    pixels = PixelBias(integer(datasets["layer/0/weight"]), integer(datasets["layer/0/bias"]))
-    layers = [GradedLayer(INPUT, pixels, integer(datasets["layer/0/neuron/vThMant"]))]
-    shape = input_shape
-    for kind, stock, extra in stored_layers(datasets):
-        synapse = decoded_synapse(kind, stock, extra, shape)
-        sends = "neuron/sigma_output" not in stock
-        layer = GradedLayer(
-            decoded(extra["name"]),
-            synapse,
-            integer(stock["neuron/vThMant"]) if sends else 0,
-            sends=sends,
-            scale=extra["scale"],
-            offset=extra.get("offset"),
-            relay_of=decoded_relays(extra),
+def _decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
+    """The synapse of a layer of type ``kind``, conv or dense, with its pooling."""
+    pool, weight = pair(extra["pool"]), stock["weight"]
+    bias = integers(stock["bias"]).transpose() if "bias" in stock else None
+    if kind == "dense":
+        if pool != (1, 1):
+            _, height, width = input_shape
+            maps = weight.reshape(-1, *input_shape)[:, :, : height // pool[0] * pool[0], : width // pool[1] * pool[1]]
+            weight = maps[:, :, :: pool[0], :: pool[1]].reshape(len(weight), -1)
+        return Dense(integers(weight), bias, pool)
+    dilation, stride, padding = pair(extra["dilation"]), pair(stock["stride"]), pair(stock["padding"], least=0)
+    if pool != (1, 1):
+        weight = weight[:, :, :: pool[0] * dilation[0], :: pool[1] * dilation[1]]
+        kernel = tuple(pool[axis] * (dilation[axis] * (weight.shape[axis + 2] - 1) + 1) for axis in (0, 1))
+        # Written out, a forged pooling could take all memory.
+        if kernel != stock["weight"].shape[2:]:
+            raise NetxError(f"weights of shape {stock['weight'].shape} after {pool} pooling", hint=EXPORT_AGAIN)
+        stride, padding = (
+            (stride[0] // pool[0], stride[1] // pool[1]),
+            (padding[0] // pool[0], padding[1] // pool[1]),
         )
-        shape = synapse.output_shape(shape)
-        _require_storable(layer, shape)
-        layers.append(layer)
-    provenance = decoded_provenance(datasets)
-    return GradedNetwork(input_shape, tuple(layers), integer(datasets[f"{NATIVE_GROUP}/spike_exp"]), provenance)
-
-
-def _require_storable(layer: GradedLayer, shape: Shape) -> None:
-    """Raise unless the layer has an acceptable size and 8-bit weights."""
-    require_size(layer.name, shape)
-    weight = _synapse(layer).weight
-    least, largest = int(weight.min()), int(weight.max())
-    if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
-        raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")
+    return Conv(integers(weight), bias, stride, padding, dilation, integer(stock["groups"]), pool)
