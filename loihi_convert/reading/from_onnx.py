@@ -79,16 +79,14 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
         content: Any = onnx.load(str(path))
         if content.functions:
             content = inliner.inline_local_functions(content)
-    graph = content.graph
+        graph = content.graph
+        nodes, constants = _in_order(graph), {each.name: _tensor(each) for each in graph.initializer}
     # The standard operators have two names.
     opsets = {each.domain.replace("ai.onnx", ""): each.version for each in content.opset_import}
     if (opset := opsets.get("", 1)) < _OLDEST_OPSET:
         expected = f"must be at least {_OLDEST_OPSET}: before, Add and Mul aligned shapes otherwise"
         raise InputError(f"opset {opset}", where=path, expected=expected, hint="Export it again.")
-    if graph.sparse_initializer:
-        raise InputError("sparse weights are not read", where=path)
     image = _image(graph, path)
-    nodes = _in_order(graph, path)
     if others := [node for node in nodes if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx")]:
         raise UnsupportedModelError(
             f"holds {listed([_described(node) for node in others])}",
@@ -99,12 +97,10 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     # An open size is 0. Some files do not record the number of axes.
     batch, *sizes = [each.dim_value for each in image.type.tensor_type.shape.dim] or [0] * 4
     layout = _Layout(tuple(sizes), input_shape, path, are_last=_are_channels_last(nodes, image.name))
-    constants, ends = _constants(graph, path), (image.name, graph.output[0].name)
+    ends = (image.name, graph.output[0].name)
     modules = [
         OnnxModule(nodes, constants, ends, layout, opset, each) for each in ([1, None] if batch == 1 else [batch])
     ]
-    if ends[1] not in modules[0].made_of_image:
-        raise InputError(f"the output {ends[1]} does not depend on the image", where=path)
     return _same_for_several(modules, torch.rand(3, *layout.shape)).eval(), layout.shape, layout.notes
 
 
@@ -143,47 +139,27 @@ def _image(graph: Any, path: Path) -> Any:
     return inputs[0]
 
 
-def _in_order(graph: Any, path: Path) -> list[Any]:
+def _in_order(graph: Any) -> list[Any]:
     """The nodes that the output needs, each after those that make its inputs; otherwise in the order of the file.
 
     Some converters append nodes at the end.
     """
-    makers: dict[str, int] = {}
-    for index, node in enumerate(graph.node):
-        for name in filter(None, node.output):
-            if makers.setdefault(name, index) != index:
-                raise InputError(f"two operators make {name}", where=path)
+    makers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     before: dict[int, set[int]] = {}
     waiting = {makers[value.name] for value in graph.output if value.name in makers}
     while waiting:
         index = waiting.pop()
-        before[index] = {makers[name] for name in graph.node[index].input if name in makers}
+        before[index] = {makers[name] for name in graph.node[index].input if name and name in makers}
         waiting |= before[index] - before.keys()
     order = sorted(before)
     if any(max(before[index], default=-1) > index for index in order):
-        try:
-            order = [*graphlib.TopologicalSorter(before).static_order()]
-        except graphlib.CycleError as error:
-            raise InputError("its operators form a loop", where=path) from error
+        order = [*graphlib.TopologicalSorter(before).static_order()]
     return [graph.node[index] for index in order]
 
 
 def _described(node: Any) -> str:
     domain = f"{node.domain}." if node.domain else ""
     return f"{domain}{node.op_type} ({node.name or node.output[0]})"
-
-
-def _constants(graph: Any, path: Path) -> dict[str, Tensor]:
-    found = {}
-    for each in graph.initializer:
-        try:
-            found[each.name] = _tensor(each)
-        # Sizes that do not fit, an unknown type, or a missing weight file.
-        except Exception as error:
-            if is_lack_of_memory(error):
-                raise
-            raise InputError(f"{each.name} cannot be read ({first_line(error)})", where=path) from error
-    return found
 
 
 def _tensor(proto: Any) -> Tensor:
@@ -296,11 +272,14 @@ class OnnxModule(nn.Module):
         self._names = sorted({name for node in nodes for name in node.input} & constants.keys())
         self.weights = nn.ParameterList(nn.Parameter(constants[name], requires_grad=False) for name in self._names)
         self.steps = nn.ModuleList()
-        self.made_of_image = {self._image}
-        known, taken = {"", self._image, *self._names}, set[str]()
-        for node in nodes:
-            is_of_image = node.op_type != "Shape" and not self.made_of_image.isdisjoint(node.input)
-            self.made_of_image.update(node.output if is_of_image else ())
+        # Of each step its inputs, its outputs, and what no later one needs.
+        self._uses: list[tuple[list[str], list[str], set[str]]] = []
+        kept = {"", self._image, self._output, *self._names}
+        last_use = {name: index for index, node in enumerate(nodes) for name in (*node.input, *node.output)}
+        made_of_image, known, taken = {self._image}, {"", self._image, *self._names}, set[str]()
+        for index, node in enumerate(nodes):
+            is_of_image = node.op_type != "Shape" and not made_of_image.isdisjoint(node.input)
+            made_of_image.update(node.output if is_of_image else ())
             found = {"opset": opset, "outputs": len(node.output)} | ({"batch": batch} if is_of_image and batch else {})
             name = _name(node, taken)
             taken.add(name)
@@ -310,14 +289,8 @@ class OnnxModule(nn.Module):
             with named(name, node.op_type, "has attributes that cannot be read"):
                 found |= {each.name: _value(each) for each in node.attribute}
             self.steps.append(Step(name, node.op_type, functools.partial(applied, node.op_type, found)))
-        # Of each step its inputs, its outputs, and what no later one needs.
-        self._uses: list[tuple[list[str], list[str], set[str]]] = []
-        later = {self._output, self._image, *self._names, ""}
-        for node in reversed(nodes):
-            last = {*node.input, *node.output} - later
+            last = {each for each in (*node.input, *node.output) if last_use[each] == index} - kept
             self._uses.append(([*node.input], [*node.output], last))
-            later |= last
-        self._uses.reverse()
 
     def forward(self, images: Tensor) -> Any:
         x = self._layout.arranged(images)
