@@ -1,8 +1,8 @@
-"""A user's own CNN as something to train, and back from the checkpoint of that training."""
+"""A user's own CNN with the tensors of a file, as something to train, and back from the checkpoint of that training."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Final
 import torch
 from pydantic import JsonValue
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from loihi_convert.cnn import checkpoint
-from loihi_convert.cnn.checkpoint import Checkpoint
+from loihi_convert.cnn.checkpoint import BATCH_COUNTER, Checkpoint, require_finite
 from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import (
     FIRST_IMAGES,
@@ -25,20 +26,20 @@ from loihi_convert.cnn.design import (
     record_of,
     require_classes,
 )
-from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
-from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError, first_line
+from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import class_count
 from loihi_convert.lowering import lowered
-from loihi_convert.reading.fitting import fill
 from loihi_convert.reading.graph import LeakyRelu, MaxPool, Relu
 from loihi_convert.reading.reader import read_graph
 from loihi_convert.reading.users_code import (
     build_cnn,
     copied,
+    listed,
     require_not_of_machine,
+    run_users_code,
     shape_taken,
     told,
     unwrapped,
@@ -72,18 +73,15 @@ def own_design(
     qcfs_levels, timesteps
         As in `recipe.TrainOptions`.
     """
-    trained = None if weights is None else _trained(weights)
-    made: Callable[[], nn.Module]
+    made, trained = _made(arch, weights)
     start: dict[str, JsonValue] | None = None
-    if weights is not None and trained is not None:
+    if trained is not None:
         normalization = recorded_normalization(trained, normalization)
         if splits.classes:
             require_classes(trained, splits.classes)
-        made, start = partial(rebuilt, trained, arch, weights), record_of(trained)
-    else:
-        made = _made(arch, weights)
-        if weights is not None:
-            start = {"file": weights.name, "sha256": checkpoint.digest(made().state_dict())}
+        start = record_of(trained)
+    elif weights is not None:
+        start = {"file": weights.name, "sha256": checkpoint.digest(made().state_dict())}
     return design_of(
         made,
         arch,
@@ -95,17 +93,18 @@ def own_design(
     )
 
 
-def _made(arch: str, weights: Path | None) -> Callable[[], nn.Module]:
-    """Return a function that builds the CNN of ``arch`` with the tensors in the file ``weights``."""
-    states = None if weights is None else checkpoint.load_states(weights)
-
-    def made() -> nn.Module:
-        cnn = with_plain_parts(build_cnn(arch))
-        if states is None or weights is None:
-            return cnn
-        return fill(cnn, states, arch, weights)[0].requires_grad_(True)
-
-    return made
+def _made(arch: str, weights: Path | None) -> tuple[Callable[[], nn.Module], Checkpoint | None]:
+    """A function that builds the CNN of ``arch`` with the tensors in ``weights``; and its record, if any."""
+    if weights is None:
+        return lambda: with_plain_parts(build_cnn(arch)), None
+    trained = checkpoint.load_if_ours(weights)
+    if trained is not None:
+        if not trained.is_own:
+            found = f"{weights.name} holds a {trained.architecture}"
+            raise UsageError(found, where="arch", expected="is for your own CNN")
+        return partial(rebuilt, trained, arch, weights), trained
+    states = checkpoint.load_states(weights)
+    return lambda: fill(with_plain_parts(build_cnn(arch)), states, arch, weights)[0].requires_grad_(True), None
 
 
 def own_teacher(arch: str, weights: Path, splits: DataSplits, design: Design) -> Teacher:
@@ -113,13 +112,12 @@ def own_teacher(arch: str, weights: Path, splits: DataSplits, design: Design) ->
 
     ``weights`` is a file as in `own_design`. A checkpoint's own normalization counts, otherwise that of ``design``.
     """
-    trained = _trained(weights)
-    if trained is None:
-        return teacher_of(_made(arch, weights)(), arch, splits, design)
-    if splits.classes:
-        require_classes(trained, splits.classes, "teacher")
-    normalized = replace(design, normalization=trained.normalization)
-    return teacher_of(rebuilt(trained, arch, weights), arch, splits, normalized)
+    made, trained = _made(arch, weights)
+    if trained is not None:
+        if splits.classes:
+            require_classes(trained, splits.classes, "teacher")
+        design = replace(design, normalization=trained.normalization)
+    return teacher_of(made(), arch, splits, design)
 
 
 def teacher_of(cnn: nn.Module, name: str, splits: DataSplits, design: Design) -> Teacher:
@@ -205,8 +203,6 @@ def design_of(
     network = lowered(cnn, splits.input_shape, normalization).network
     if timesteps is not None:
         _require_spiking(cnn, splits)
-        two = pixels(splits.train.images[:2])
-        _require_results_used(cnn, inputs_of(two, normalization, image_shape))
 
     def build() -> nn.Module:
         model = made().float()
@@ -281,14 +277,6 @@ def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
     return lambda: copied(kept).requires_grad_(True)
 
 
-def _trained(path: Path) -> Checkpoint | None:
-    """The checkpoint at ``path``, if it is one of the user's own code."""
-    found = checkpoint.load_if_ours(path)
-    if found is None or found.is_own:
-        return found
-    raise UsageError(f"{path.name} holds a {found.architecture}", where="arch", expected="is for your own CNN")
-
-
 def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
     """Raise a `UsageError` unless the spiking network of ``cnn`` can be trained."""
     if not isinstance(cnn, WithQcfs):
@@ -305,31 +293,6 @@ def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
                 expected="needs QCFS activations with linear layers between them, and no skip from the image",
             )
         per_step.append(True in before or isinstance(node.operation, Relu))
-
-
-def _require_results_used(cnn: nn.Module, images: Tensor) -> None:
-    """Raise a `UsageError` if the forward goes on with the input of an in-place ReLU; it turns ``cnn`` into spikes.
-
-    `WithQcfs` fills that input with NaN, as spikes of several steps do not fit into it.
-    """
-    found: list[bool] = []
-    spiking = SpikingCnn(cnn, 2)
-    for module in cnn.modules():
-        if isinstance(module, SpikingQcfs):
-            module.register_forward_pre_hook(lambda _, given: found.append(bool(given[0].isfinite().all())))
-    try:
-        with torch.no_grad():
-            found.append(bool(spiking(images, {}).isfinite().all()))
-        reason = "" if all(found) else "uses the input of an in-place ReLU after it"
-    except RuntimeError as error:
-        reason = f"fails on spikes of two steps ({first_line(error)})"
-    if reason:
-        raise UsageError(
-            f"found a forward that {reason}",
-            where="timesteps",
-            expected="needs one that uses what its in-place ReLUs return, and takes any number of images",
-            hint="Write h = relu(h), or train it without `timesteps`.",
-        )
 
 
 _SHOWN: Final = 8
@@ -387,3 +350,131 @@ def _is_recomputed(scores: Tensor) -> bool:
             seen.add(step)
             waiting += [before for before, _ in step.next_functions]
     return any(type(step).__name__ == "CheckpointFunctionBackward" for step in seen)
+
+
+# Added to the names of parts of a CNN by torch.compile, activation checkpointing and FSDP.
+_INFIXES: Final = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_module.")
+# The usual names of the CNN in a wrapper, as of DistributedDataParallel or Lightning.
+_USUAL: Final = ("module.", "model.", "net.", "network.")
+
+_Tensors = dict[str, Tensor]
+
+
+def fill(
+    model: nn.Module, states: Mapping[str, Mapping[str, Tensor]], arch: str, path: Path
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """Return ``model`` with the weights in ``states``, in float32, in eval mode and without gradients; and notes.
+
+    Parameters
+    ----------
+    model
+        The user's model; it is changed in place.
+    states
+        The state dicts of the file, the likeliest first, by the keys that lead to them. The first one with all the
+        names and shapes of ``model`` is used.
+    arch, path
+        The code that built the CNN, and the file, for messages.
+
+    Raises
+    ------
+    CheckpointError
+        If no state dict has the names and shapes of ``model``, a value does not fit into float32, or the file has the
+        thresholds of `fine_tune`, which ``model`` has not.
+    """
+    model = model.cpu().float()
+    wanted = model.state_dict()
+    candidates = {key: _renamed(state, wanted) for key, state in states.items()}
+    named = [key for key, (tensors, _) in candidates.items() if not _difference(tensors, wanted.keys())]
+    # For an error that names the shape, if none fits.
+    fitting = [key for key in named if _has_shapes(candidates[key][0], wanted)] or named[:1]
+    tensors, notes = candidates[fitting[0] if fitting else next(iter(candidates))]
+    if any(
+        name.endswith("activations.0.threshold") and name not in wanted for state in states.values() for name in state
+    ):
+        raise CheckpointError(
+            "holds a CNN from `fine_tune` and its trained thresholds, but not their number of levels",
+            where=path,
+            hint="Let `fine_tune` write the file, with `output`, or convert the module itself.",
+        )
+    if difference := _difference(tensors, wanted.keys()):
+        raise CheckpointError(f"does not match {arch}: {difference}", where=path)
+    if len(fitting) > 1:
+        others = listed([repr(other) for other in fitting[1:]])
+        notes = [*notes, f"the weights under {fitting[0]!r} are used; {others} would fit too."]
+    require_finite(tensors, path)
+    filled = {name: _as_float32(name, tensor, wanted[name], arch, path) for name, tensor in tensors.items()}
+    dtypes = sorted({_dtype(tensor) for tensor in tensors.values() if tensor.is_floating_point()} - {"float32"})
+    notes = [*notes, *[f"{listed(dtypes)} tensors are converted to float32."] * bool(dtypes)]
+    run_users_code("loading its weights", lambda: model.load_state_dict(filled, strict=False))
+    run_users_code("calling eval", model.requires_grad_(False).eval)
+    return model, tuple(f"{path.name}: {note}" for note in notes)
+
+
+def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple[_Tensors, list[str]]:
+    """``state`` by the names of the CNN, and notes: it may be a part of a module, or some parts of it wrapped."""
+    found, notes = dict(state), list[str]()
+    for infix in _INFIXES:
+        if any(infix in name for name in found) and not any(infix in name for name in wanted):
+            found = {name.replace(infix, ""): tensor for name, tensor in found.items()}
+            notes.append(f"dropped {infix!r} from the tensor names.")
+    if not _needed(wanted.keys()) <= found.keys() and (prefix := _prefix(found.keys(), _needed(wanted.keys()))):
+        others = sorted({name.partition(".")[0] for name in found if not name.startswith(prefix)})
+        found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
+        rest = f"; {listed(others)} ignored" if others else ""
+        notes.append(f"the CNN is the part {prefix.removesuffix('.')!r}{rest}.")
+    # `safetensors.torch.save_model` stores tensors that share their memory once.
+    known = [(name, (one.data_ptr(), one.shape)) for name, one in wanted.items() if not is_lazy(one)]
+    holder = {memory: name for name, memory in known if name in found}
+    return {name: found[holder[memory]] for name, memory in known if memory in holder} | found, notes
+
+
+def _needed(wanted: Set[str]) -> set[str]:
+    # Torch 0.4 did not write it.
+    return {name for name in wanted if not name.endswith(BATCH_COUNTER)}
+
+
+def _prefix(found: Set[str], needed: Set[str]) -> str | None:
+    """The prefix under which ``found`` has all ``needed`` names; if there are several, the usual one."""
+    last = min(needed, default="")
+    prefixes = {name.removesuffix(last) for name in found if name.endswith(f".{last}")}
+    fitting = [prefix for prefix in prefixes if all(prefix + name in found for name in needed)]
+    usual = [prefix for prefix in _USUAL if prefix in fitting]
+    return usual[0] if usual else fitting[0] if len(fitting) == 1 else None
+
+
+def _has_shapes(tensors: _Tensors, wanted: Mapping[str, Tensor]) -> bool:
+    # A lazy module accepts any shape.
+    return all(is_lazy(wanted[name]) or wanted[name].shape == own.shape for name, own in tensors.items())
+
+
+def _difference(tensors: _Tensors, wanted: Set[str]) -> str:
+    """The missing and the unexpected names, compared with ``wanted``; empty if there are none."""
+    missing, unexpected = sorted(_needed(wanted) - tensors.keys()), sorted(tensors.keys() - wanted)
+    parts = [f"{listed(missing)} missing"] * bool(missing) + [f"{listed(unexpected)} unknown to the CNN"] * bool(
+        unexpected
+    )
+    return "; ".join(parts)
+
+
+def _as_float32(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> Tensor:
+    if name.endswith(BATCH_COUNTER):
+        # A state dict whose tensors were all converted to half precision.
+        return torch.nan_to_num(tensor, posinf=0.0).to(wanted.dtype)
+    if tensor.is_floating_point() != wanted.is_floating_point():
+        expected = f"must be {_dtype(wanted)}, as in {arch}"
+        raise CheckpointError(f"{name} is {_dtype(tensor)}", where=path, expected=expected)
+    if not is_lazy(wanted) and tensor.shape != wanted.shape:
+        raise CheckpointError(
+            f"{name} has shape {tuple(tensor.shape)}",
+            where=path,
+            expected=f"must be {tuple(wanted.shape)}, as in {arch}",
+            hint='Give the CNN it was saved from; arguments go in parentheses, as in "nets:make_cnn(classes=10)".',
+        )
+    converted = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
+    if not bool(torch.isfinite(converted).all()):
+        raise CheckpointError(f"{name} does not fit into float32: it contains {tensor.abs().max()}", where=path)
+    return converted
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")

@@ -43,9 +43,8 @@ from loihi_convert.ir.network import ReluNetwork, name_count
 from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.lowering import lowered
 from loihi_convert.nir.reader import read_nir
-from loihi_convert.reading.fitting import fill
 from loihi_convert.reading.from_onnx import onnx_sha256, read_onnx
-from loihi_convert.reading.own_cnn import rebuilt, recorded_normalization
+from loihi_convert.reading.own_cnn import fill, rebuilt, recorded_normalization
 from loihi_convert.reading.users_code import build_cnn, plain_copy, shape_taken, users_code, with_plain_parts
 
 
