@@ -234,16 +234,6 @@ def test_groups_are_kept_beside_relays(name: str, layer: int, groups: int) -> No
     assert groups_of(CASES[name], layer) == groups
 
 
-@pytest.mark.parametrize("relu", [nn.ReLU(), nn.Identity()])
-def test_windows_outside_the_map_are_refused(relu: nn.Module) -> None:
-    """Taps at -1 and 1 of a map of one row: torch gives -inf."""
-    pooling = nn.MaxPool2d((2, 1), (2, 4), (1, 0), (2, 1), ceil_mode=True)
-    with pytest.raises(UnsupportedModelError) as raised:
-        lowered_case(stack(relu, pooling, shape=(2, 1, 3)))
-    assert raised.value.where == "3"
-    assert "has windows that lie outside the map" in raised.value.found
-
-
 def test_branches_of_other_strides_are_refused_by_the_names_of_both() -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         lowered_case(pyramid(2, 3, shape=(2, 6, 6)))

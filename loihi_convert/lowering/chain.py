@@ -22,7 +22,7 @@ from loihi_convert.lowering.max_pool import pooled_after_relu
 from loihi_convert.lowering.operations import affine_of
 from loihi_convert.lowering.traversal import ending_of, populated
 from loihi_convert.lowering.value import IMAGE
-from loihi_convert.reading.graph import Affine, Graph
+from loihi_convert.reading.graph import Affine, Ending, Graph
 from loihi_convert.reading.reader import read_graph
 from loihi_convert.reading.users_code import require_weights, without_wrappers
 
@@ -113,7 +113,7 @@ def _chain(graph: Graph, image_shape: Shape, normalization: Affine | None, skip_
     chain = to_chain(Relays(placed(populations), skip_copies), image_shape, notes)
     network = replace(
         chain.network,
-        ending="" if ending is None else ending.kind.lower().replace("_", ""),
+        ending=ending.operation.function if ending is not None and isinstance(ending.operation, Ending) else "",
         multiply_accumulates=graph.multiply_accumulates,
     )
     return replace(chain, network=network)

@@ -34,7 +34,6 @@ from loihi_convert.lowering.operations import (
 )
 from loihi_convert.lowering.value import Features, MustBeCarriedError, Population, Populations, Tensor, Value
 from loihi_convert.reading.graph import (
-    ENDINGS,
     ONLY_LAST,
     Add,
     Affine,
@@ -210,7 +209,7 @@ def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
     for number, node in enumerate(graph.nodes):
         if node.obstacle is not None:
             yield node.obstacle
-        elif node.kind.lower().replace("_", "") in ENDINGS and _is_before_layers(graph, number):
+        elif isinstance(node.operation, Ending) and node.operation.function and _is_before_layers(graph, number):
             try:
                 with placed_at(node.name, node.kind):
                     _refuse_before_others(uses, number)

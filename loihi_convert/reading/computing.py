@@ -112,10 +112,38 @@ def _batch_norm(reader: Reader, call: Call) -> Value:
     return reader.affine(gain.reshape(-1, *ones), shift.reshape(-1, *ones), x)
 
 
-def _pooled(reader: Reader, call: Call) -> Value:
+def _max_pool(reader: Reader, call: Call) -> Value:
     number = _maps(reader, call)
-    pool: Callable[..., AveragePool | MaxPool] = max_pool if "max" in call.name else average_pool
-    return reader.add(pool(reader.nodes[number].shape, map_shape(call.shape), *call.args[1:]), (number,), call.shape)
+    kernel, stride, padding, dilation, _ = _options(call, (), (0,), (1,), False)
+    pool = MaxPool(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation))
+    return reader.add(pool, (number,), call.shape)
+
+
+def _options(call: Call, *defaults: object) -> Any:
+    """The kernel of a pooling, and what torch takes after it, by default ``defaults``."""
+    return *call.args[1:], *defaults[len(call.args) - 2 :]
+
+
+def _average_pool(reader: Reader, call: Call) -> Value:
+    number = _maps(reader, call)
+    kernel, stride, padding, _, counts_padding, divisor = _options(call, (), (0,), False, True, None)
+    window = pair(kernel), pair(stride or kernel), pair(padding)
+
+    def counted(size: int, step: int, pad: int, extent: int, count: int) -> set[int]:
+        """The divisors of windows along one axis, as torch counts pixels."""
+        first, end = (-pad, extent + pad) if counts_padding else (0, extent)
+        starts = range(-pad, -pad + count * step, step)
+        return {min(start + size, end) - max(start, first) for start in starts}
+
+    maps = reader.nodes[number].shape[1:], map_shape(call.shape)[1:]
+    rows, columns = (counted(*axis) for axis in zip(*window, *maps, strict=True))
+    divisors = {divisor} if divisor else {row * column for row in rows for column in columns}
+    if len(divisors) > 1:
+        refuse(
+            f"divides by {min(divisors)} at the border and by {max(divisors)} elsewhere",
+            supported="the same divisor for all windows",
+        )
+    return reader.add(AveragePool(*window, 1 / divisors.pop()), (number,), call.shape)
 
 
 def _padded(reader: Reader, call: Call) -> Any:
@@ -274,9 +302,10 @@ def _ending(reader: Reader, call: Call) -> Value:
             over = f"runs over axis {axis}" + (f" of {tuple(x.shape[1:])}" if rank > 2 else "")
             hint = "End with a Linear layer, or with global average pooling." if (axis, rank) == (1, 4) else ""
             refuse(over, supported="the class axis; all others but that of the batch have length 1", hint=hint)
+    ending = Ending(call.name.removesuffix("_forward").replace("_", ""))
     if x.node is not None and reader.order(x) is not None:
-        return reader.add(Ending(), (x.node,), call.shape, reader.nodes[x.node].shape, reader.positions(x))
-    return reader.add(Ending(), (reader.number(x),), call.shape)
+        return reader.add(ending, (x.node,), call.shape, reader.nodes[x.node].shape, reader.positions(x))
+    return reader.add(ending, (reader.number(x),), call.shape)
 
 
 def array(tensor: Any) -> Array:
@@ -309,7 +338,8 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
         _batch_norm,
     ),
     "constant_pad_nd": _padded,
-    **dict.fromkeys(("avg_pool2d", "max_pool2d_with_indices"), _pooled),
+    "avg_pool2d": _average_pool,
+    "max_pool2d_with_indices": _max_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
     **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d"), _interpolated),
@@ -320,63 +350,6 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
     **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),
 }
 """By ATen's name."""
-
-
-def average_pool(
-    before: Shape,
-    after: Shape,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    ceil_mode: bool = False,
-    count_include_pad: bool = True,
-    divisor_override: int | None = None,
-) -> AveragePool:
-    """Return the average pooling with torch's arguments, or `refuse` it."""
-    window = pair(kernel), pair(stride or kernel), pair(padding)
-    counted = [
-        _counted(*axis, counts_padding=count_include_pad) for axis in zip(*window, before[1:], after[1:], strict=True)
-    ]
-    divisors = {rows * columns for rows in counted[0] for columns in counted[1]}
-    if divisor_override is None and len(divisors) > 1:
-        refuse(
-            f"divides by {min(divisors)} at the border and by {max(divisors)} elsewhere",
-            supported="the same divisor for all windows",
-        )
-    return AveragePool(*window, 1 / (divisor_override or divisors.pop()))
-
-
-def _counted(kernel: int, stride: int, pad: int, extent: int, count: int, *, counts_padding: bool) -> set[int]:
-    """The divisors of windows along one axis, as torch counts pixels."""
-    first, end = (-pad, extent + pad) if counts_padding else (0, extent)
-    starts = range(-pad, -pad + count * stride, stride)
-    return {min(start + kernel, end) - max(start, first) for start in starts}
-
-
-def max_pool(
-    before: Shape,
-    after: Shape,
-    kernel: Sequence[int],
-    stride: Sequence[int] = (),
-    padding: Sequence[int] = (0,),
-    dilation: Sequence[int] = (1,),
-    ceil_mode: bool = False,
-) -> MaxPool:
-    """Return the max pooling with torch's arguments, or `refuse` it."""
-    pool = MaxPool(pair(kernel), pair(stride or kernel), pair(padding), pair(dilation))
-    windows = zip(pool.kernel, pool.stride, pool.padding, pool.dilation, before[1:], after[1:], strict=True)
-    if not all(_reads_map(*axis) for axis in windows):
-        refuse(
-            "has windows that lie outside the map, where torch gives -inf",
-            supported="at least one pixel of the map in each window",
-        )
-    return pool
-
-
-def _reads_map(kernel: int, stride: int, pad: int, gap: int, extent: int, count: int) -> bool:
-    """Whether each of ``count`` windows along an axis contains a pixel of the map."""
-    starts = range(-pad, count * stride - pad, stride)
-    return all(any(0 <= start + gap * place < extent for place in range(kernel)) for start in starts)
 
 
 def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePool | MaxPool:

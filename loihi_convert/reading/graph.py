@@ -141,11 +141,13 @@ class Cat:
 
 @dataclass(frozen=True)
 class Ending:
-    """A softmax, a sigmoid, their logarithms, or a tanh, which preserves the order of the outputs; only at the end."""
+    """A softmax, a sigmoid, their logarithms, or a tanh, which preserves the order of the outputs; only at the end.
 
+    ``function`` is its name in lower case, without underscores; empty for what could not be read.
+    """
 
-ENDINGS: Final = ("softmax", "logsoftmax", "sigmoid", "logsigmoid", "tanh")
-"""Their kinds, in lower case and without underscores."""
+    function: str = ""
+
 
 Operation = Conv | Dense | Affine | Relu | LeakyRelu | AveragePool | MaxPool | Move | Add | Cat | Ending | Rounding
 
@@ -163,9 +165,13 @@ def placed_at(name: str, kind: str = "") -> Iterator[None]:
     except UnsupportedModelError as error:
         if error.where:
             raise
-        hint = error.hint or _ADVICE.get(kind.lower().replace("_", ""), "")
-        found = f"{kind} {error.found}".lstrip()
-        raise UnsupportedModelError(found, where=name, expected=error.expected, hint=hint) from error
+        raise refusal(name, kind, error.found, error.expected, error.hint) from error
+
+
+def refusal(name: str, kind: str, found: str, expected: str, hint: str = "") -> UnsupportedModelError:
+    """Return an error about the layer ``name``, with advice on its ``kind`` unless there is a ``hint``."""
+    hint = hint or _ADVICE.get(kind.lower().replace("_", ""), "")
+    return UnsupportedModelError(f"{kind} {found}".lstrip(), where=name, expected=expected, hint=hint)
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,12 +4,12 @@ There are four kinds of operations:
 
 1. *Movement* (view, slice, permute, cat, gather, ...) is carried out on the positions of the numbers.
 2. *Elementwise* (relu, clamp, ``x * (x > 0)``, ``where``, + - * / by constants) is evaluated at a few points, and
-   fitted as affine, a clamp or a leaky ReLU (`elementwise.py`). A function that is none of these may be part of one
+   fitted as affine, a clamp or a leaky ReLU (`values.fitted`). A function that is none of these may be part of one
    that is.
 3. *Computing* (convolution, dense layers, pooling, sums) has an entry in `computing.COMPUTING`.
 4. Everything else is an obstacle. Reading continues after it, so that all of them are found at once.
 
-Operations that have an entry in `elementwise.SIMPLER` are recorded as others. Whether a reading is right is decided by
+Operations that have an entry in `values.SIMPLER` are recorded as others. Whether a reading is right is decided by
 comparing the outputs (`pipeline.converting.require_same_outputs`); nothing here guards it a second time.
 """
 
@@ -32,7 +32,6 @@ from loihi_convert.cnn.class_scores import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.reading.computing import COMPUTING, require_two_alike
-from loihi_convert.reading.elementwise import POINTS, Fitted, fitted, per_channel
 from loihi_convert.reading.graph import (
     PRODUCTS,
     SUPPORTED,
@@ -63,10 +62,21 @@ from loihi_convert.reading.users_code import (
     users_code,
     users_line,
 )
-from loihi_convert.reading.values import IMAGES, Lost, Value, counted, evaluated, leaves, map_shape, mapped, places
-
-MOST_NODES: Final = 100_000
-"""Most operations of a model: each takes some memory."""
+from loihi_convert.reading.values import (
+    IMAGES,
+    POINTS,
+    Fitted,
+    Lost,
+    Value,
+    counted,
+    evaluated,
+    fitted,
+    leaves,
+    map_shape,
+    mapped,
+    per_channel,
+    places,
+)
 
 _MOST_RUNS: Final = 64
 """Most runs of channels that are joined as such."""
@@ -263,7 +273,6 @@ class Reader:
                 if call.obstacle is not None:
                     raise call.obstacle
                 result = leaves(self._read(call, taken))
-                self._require_few()
         except UnsupportedModelError as obstacle:
             self._lose(call, taken, lost, obstacle)
             return
@@ -278,10 +287,6 @@ class Reader:
             number = self._obstructed(taken, [], place.error("has no spiking equivalent here: it gives indices"), (1,))
             for tensor in others:
                 self._values[tensor] = Lost(number)
-
-    def _require_few(self) -> None:
-        if len(self.nodes) > MOST_NODES:
-            refuse(f"is operation {MOST_NODES:,}", supported="smaller networks")
 
     def asked(self) -> None:
         """Refuse to tell a number of the image, unless it is only printed."""
@@ -316,7 +321,7 @@ class Reader:
     ) -> int:
         """Add a node that cannot be read; return its index."""
         inputs = dict.fromkeys([*lost, *(node for each in taken for node in self._nodes_of(each))])
-        return self._append(Node(self.place.name, self.place.kind, Ending(), tuple(inputs), shape, obstacle))
+        return self._append(Ending(), tuple(inputs), shape, obstacle)
 
     # The kinds of operations.
 
@@ -535,29 +540,30 @@ class Reader:
         elif isinstance(operation, Add) and (left := left_by_sum(operation, inputs, self.nodes)) is not None:
             one = np.ones(self.nodes[left].shape[0])
             operation, inputs = Affine(one, 0 * one), (left,)
-        number = self._append(Node(self.place.name, self.place.kind, operation, inputs, maps, obstacle))
-        return Value(torch.Size(shape), number, positions)
+        return Value(torch.Size(shape), self._append(operation, inputs, maps, obstacle), positions)
 
     def quantized(self, source: int, relu: Relu, factor: float, shape: torch.Size) -> Value:
         """Add ``factor`` times ``relu`` of the node ``source``."""
         maps = self.nodes[source].shape
-        number = self._append(Node(self.place.name, self.place.kind, relu, (source,), maps))
         gain = np.full(maps[0], factor)
-        scaled = replace(self.nodes[number], operation=Affine(gain, 0 * gain), inputs=(number,))
-        return Value(shape, self._append(scaled))
+        return Value(shape, self._append(Affine(gain, 0 * gain), (self._append(relu, (source,), maps),), maps))
 
-    def _append(self, node: Node) -> int:
+    def _append(
+        self,
+        operation: Operation,
+        inputs: tuple[int, ...],
+        shape: Shape,
+        obstacle: UnsupportedModelError | None = None,
+    ) -> int:
         self._starts.append(self._starts[-1] + IMAGES * math.prod(self.nodes[-1].shape))
-        self.nodes.append(node)
+        self.nodes.append(Node(self.place.name, self.place.kind, operation, inputs, shape, obstacle))
         return len(self.nodes) - 1
 
     def plain(self, value: Value) -> Value:
         """Return ``value`` as numbers of nodes, of an obstacle's if its function is no operation."""
         if value.unfit is not None:
-            obstacle = value.unfit
-            kind = obstacle.found.partition(" ")[0]
-            node = Node(obstacle.where, kind, Ending(), tuple(value.roots[:1]), map_shape(value.shape), obstacle)
-            value.node, value.positions, value.probes, value.unfit = self._append(node), None, {}, None
+            node = self._append(Ending(), tuple(value.roots[:1]), map_shape(value.shape), value.unfit)
+            value.node, value.positions, value.probes, value.unfit = node, None, {}, None
         return value
 
     def positions(self, value: Value) -> Tensor:
@@ -612,12 +618,8 @@ class Reader:
         index = index.reshape(after)
         if after == base and np.array_equal(index.ravel(), np.arange(index.size)):
             return value.node
-        moved = self._append(self._node(Move(index), (value.node,), after))
-        value.node, value.positions, value.probes = moved, None, {}
+        value.node, value.positions, value.probes = self._append(Move(index), (value.node,), after), None, {}
         return value.node
-
-    def _node(self, operation: Operation, inputs: tuple[int, ...], shape: Shape) -> Node:
-        return Node(self.place.name, self.place.kind, operation, inputs, shape)
 
     def _joined(self, value: Value) -> int:
         """Numbers of several nodes: runs of channels side by side, or all in their places beside zeros, added."""
@@ -633,13 +635,13 @@ class Reader:
             if max(map(len, channels)) == 1 and len(starts) <= _MOST_RUNS:
                 parts = positions.tensor_split(starts[1:], 1)
                 joined = tuple(self.number(self.placed(each.contiguous(), None)) for each in parts)
-                return self._append(self._node(Cat(), joined, map_shape(value.shape)))
+                return self._append(Cat(), joined, map_shape(value.shape))
         numbers = []
         for node in self._nodes_at(positions):
             start, end = self._starts[node], self._starts[node] + IMAGES * math.prod(self.nodes[node].shape)
             own = torch.where((positions > start) & (positions <= end), positions - start, 0)
             numbers.append(self.number(Value(value.shape, node, own)))
-        return self._append(self._node(Add((1.0,) * len(numbers)), tuple(numbers), map_shape(value.shape)))
+        return self._append(Add((1.0,) * len(numbers)), tuple(numbers), map_shape(value.shape))
 
 
 def _product(call: Call) -> tuple[str, str]:

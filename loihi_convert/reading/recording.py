@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 import torch
@@ -22,9 +22,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, first_line
-from loihi_convert.reading.elementwise import SIMPLER
-from loihi_convert.reading.graph import Relu, placed_at, refuse
+from loihi_convert.reading.graph import SUPPORTED, Relu, placed_at, refusal
 from loihi_convert.reading.users_code import require_not_of_machine
+from loihi_convert.reading.values import SIMPLER
+
+if TYPE_CHECKING:
+    from loihi_convert.reading.reader import Reader
 
 
 class FiringRate(nn.Module):
@@ -43,25 +46,16 @@ _FUNCTIONS: Final = {
     "bmm": "matmul",
     "mv": "matmul",
     "div": "truediv",
-    "native_batch_norm": "batch_norm",
     "max_pool2d_with_indices": "max_pool2d",
     "log_sigmoid_forward": "logsigmoid",
     "rsub": "sub",
-    "upsample_nearest2d": "interpolate",
-    "upsample_bilinear2d": "interpolate",
-    "upsample_linear1d": "interpolate",
-    "upsample_nearest1d": "interpolate",
     "constant_pad_nd": "pad",
-    "native_group_norm": "group_norm",
-    "native_layer_norm": "layer_norm",
     "_to_copy": "to",
     "_unsafe_view": "view",
     "bernoulli": "dropout",
     "rrelu_with_noise": "rrelu",
     "rrelu_with_noise_functional": "rrelu",
     "_prelu_kernel": "prelu",
-    "_upsample_nearest_exact2d": "interpolate",
-    "_upsample_nearest_exact1d": "interpolate",
     "linalg_vector_norm": "norm",
     "fake_quantize_per_tensor_affine_cachemask": "fake_quantize_per_tensor_affine",
     "_scaled_dot_product_flash_attention_for_cpu": "scaled_dot_product_attention",
@@ -99,11 +93,7 @@ class Place:
 
     def error(self, found: str, hint: str = "") -> UnsupportedModelError:
         """Return an error about an operation there."""
-        try:
-            with self.named():
-                refuse(found, hint=hint)
-        except UnsupportedModelError as error:
-            return error
+        return refusal(self.name, self.kind, found, f"supported: {SUPPORTED}", hint)
 
 
 @dataclass(eq=False)
@@ -141,23 +131,10 @@ class Call:
         return found.shape
 
 
-class Listener(Protocol):
-    """What takes the operations."""
-
-    def take(self, call: Call) -> None:
-        """Take the next one."""
-
-    def depends(self, tree: Any) -> bool:
-        """Return whether some tensor in ``tree`` depends on the image."""
-
-    def asked(self) -> None:
-        """Python asks for a number of the image."""
-
-
 class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Reports every ATen operation to a listener, in the words of `SIMPLER` where it has some."""
+    """Reports every ATen operation to a reader, in the words of `SIMPLER` where it has some."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Reader) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._listener = listener
         self._inside: list[tuple[str, nn.Module, int]] = []
@@ -210,8 +187,10 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
             name = path if count == 0 else f"{path} (after {after})"
             return Place(name, step, path, number)
         called, number = self._place
-        kind = _FUNCTIONS.get(called, called.strip("_"))
-        if called == "convolution":
+        kind = _FUNCTIONS.get(called, called.strip("_").removeprefix("native_"))
+        if "upsample_" in called:
+            kind = "interpolate"
+        elif called == "convolution":
             kind = f"conv{call.args[1].ndim - 2}d"
         count = self._counted(kind, number)
         name = kind if count == 0 else f"{kind}_{count}"
@@ -269,7 +248,7 @@ class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 class _Reading(TorchFunctionMode):
     """Lets Python and NumPy read the memory of tensors, which functional ones do not have."""
 
-    def __init__(self, listener: Listener) -> None:
+    def __init__(self, listener: Reader) -> None:
         super().__init__()
         self._listener = listener
 
