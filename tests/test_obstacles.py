@@ -64,8 +64,9 @@ def test_an_activation_of_some_outputs_is_left_out(
     model = Of(lambda m, x: join(m.fc(x.flatten(1))), fc=nn.Sequential(nn.Linear(36, 3), *others))
     *_, error = found = obstacles(model.eval(), (1, 6, 6))
     assert len(found) == 1 + len(others)
-    assert error.found.endswith("is applied to a part of the outputs")
-    assert error.hint == "Leave it out, and apply it to these outputs yourself."
+    assert error.found.endswith("is before other layers")
+    assert "at the end, of all outputs" in error.expected
+    assert "apply it yourself" in error.hint
 
 
 def logs_a_norm(m: nn.Module, x: Tensor) -> Tensor:

@@ -24,20 +24,18 @@ Example: ``x = relu(conv0(image))``, ``y = relu(conv2(relu(conv1(x))) + x)``, ``
 
 2. `levels` places them: x on level 1, a on 2, y on 3, the output on 4. It finds that y needs x from level 1, so that
    level 2 also has a relay of each channel of x.
-3. `chain` and `layer` make a layer of each level: level 2 has the channels [a, relays of x] and the kernel [W1; 1],
+3. `chain` makes a layer of each level: level 2 has the channels [a, relays of x] and the kernel [W1; 1],
    level 3 the channels [y] and the kernel [W2, 1].
 
 ============== ============================================================================================
 file           contains
 ============== ============================================================================================
-`chain`        the steps in order: the functions below; levels and relays -> `ReluNetwork`
+`chain`        the steps in order: the functions below; levels and relays -> layers, with their kernels and groups
 `traversal`    graph -> populations: a case for each operation, and what follows each node
 `value`        a tensor: a sum of terms, each a `window.Window` of some channels of a population
 `window`       a linear map between feature maps, and the composition of two
 `operations`   a tensor after each operation; consecutive linear ones become one
-`max_pool`     max pooling, by ReLUs
 `levels`       populations -> their levels, each of which becomes a layer
-`layer`        the channels of two successive levels -> a layer, its kernel and groups
 ============== ============================================================================================
 
 To add an operation: give it a class in `reading.graph`, make it in `reading`, and add a case to `traversal`. The case

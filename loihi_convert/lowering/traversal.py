@@ -1,4 +1,5 @@
-"""Graph -> populations: one pass over the nodes, which keeps a tensor for each (`value.py`).
+"""Graph -> populations: one pass over the nodes, which keeps a tensor for each (`value.py`); before it,
+`pooled_after_relu`.
 
 Each operation becomes a call of the file that lowers it; what follows is the same for all:
 
@@ -10,7 +11,7 @@ Each operation becomes a call of the file that lowers it; what follows is the sa
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, NoReturn
@@ -20,7 +21,6 @@ import numpy as np
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.lowering.max_pool import largest
 from loihi_convert.lowering.operations import (
     activated,
     added,
@@ -29,6 +29,7 @@ from loihi_convert.lowering.operations import (
     connected,
     convolved,
     joined,
+    largest,
     moved,
     normalized,
 )
@@ -147,7 +148,7 @@ class _Traversal:
                 return moved(tensor, node.operation)
             case Ending():
                 if number != self.graph.output and not self.uses.is_end(number):
-                    _refuse_before_others(self.uses, number)
+                    _refuse_before_others(node.kind)
                 return tensor
             case Dense() if not isinstance(tensor, Value):
                 return (Features(connected(tensor, node.operation, node.name)),)
@@ -205,14 +206,13 @@ class _Traversal:
 
 def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
     """The obstacles of a graph, and the endings before layers that are none."""
-    uses = Uses(graph)
     for number, node in enumerate(graph.nodes):
         if node.obstacle is not None:
             yield node.obstacle
         elif isinstance(node.operation, Ending) and node.operation.function and _is_before_layers(graph, number):
             try:
                 with placed_at(node.name, node.kind):
-                    _refuse_before_others(uses, number)
+                    _refuse_before_others(node.kind)
             except UnsupportedModelError as error:
                 yield error
 
@@ -226,12 +226,8 @@ def _is_before_layers(graph: Graph, number: int) -> bool:
     return False
 
 
-def _refuse_before_others(uses: Uses, number: int) -> NoReturn:
-    kind = uses.graph.nodes[number].kind
-    if uses.is_end(number, (Move, Cat)):
-        hint = "Leave it out, and apply it to these outputs yourself."
-        refuse("is applied to a part of the outputs", supported=f"{kind} of all outputs", hint=hint)
-    refuse("is before other layers", supported=f"{kind} at the end, ReLU before it", hint=ONLY_LAST)
+def _refuse_before_others(kind: str) -> NoReturn:
+    refuse("is before other layers", supported=f"{kind} at the end, of all outputs; ReLU before it", hint=ONLY_LAST)
 
 
 def ending_of(graph: Graph) -> Node | None:
@@ -318,7 +314,42 @@ class Uses:
             for user in users
         )
 
-    def is_end(self, number: int, kinds: tuple[type, ...] = (Move,)) -> bool:
-        """Return whether only operations of ``kinds`` follow."""
-        users = self.graph.users[number]
-        return all(isinstance(self._operation(user), kinds) and self.is_end(user, kinds) for user in users)
+    def is_end(self, number: int) -> bool:
+        """Return whether only moves follow."""
+        return all(isinstance(self._operation(user), Move) and self.is_end(user) for user in self.graph.users[number])
+
+
+def pooled_after_relu(graph: Graph) -> Graph:
+    """Return ``graph`` with each max pooling that directly precedes its only ReLU moved after it.
+
+    The result is the same: a ReLU, and a batch norm of positive gain before it, preserve the order of numbers. After
+    the ReLU values are never negative.
+    """
+    nodes, users = list(graph.nodes), graph.users
+    # From the last, so that all of several consecutive ones move.
+    for number, node in reversed(list(enumerate(graph.nodes))):
+        if not isinstance(node.operation, MaxPool):
+            continue
+        following = _monotone(nodes, users, number)
+        if following and isinstance(nodes[following[-1]].operation, Relu):
+            shape = nodes[node.inputs[0]].shape
+            places = [number, *following]
+            moved_up = [replace(nodes[each], shape=shape) for each in following]
+            for place, each, before in zip(places, moved_up, [node.inputs[0], *places], strict=False):
+                nodes[place] = replace(each, inputs=(before,))
+            nodes[places[-1]] = replace(node, inputs=(places[-2],))
+    return replace(graph, nodes=tuple(nodes))
+
+
+def _monotone(nodes: Sequence[Node], users: Sequence[Sequence[int]], number: int) -> list[int]:
+    """The operations after a node, each the only user of the one before, up to a ReLU; empty without a ReLU."""
+    found: list[int] = []
+    while len(users[number]) == 1:
+        (number,) = users[number]
+        operation = nodes[number].operation
+        found.append(number)
+        if isinstance(operation, Relu):
+            return found
+        if not isinstance(operation, Affine) or (operation.gain < 0).any() or operation.shift.ndim > 1:
+            return []
+    return []
