@@ -22,7 +22,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, NetxError, RangeError, UsageError
-from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
+from loihi_convert.external.readers import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.simulation import (
     DEFAULT_NORMALIZATION,
     LayerStep,
@@ -82,7 +82,7 @@ def test_cutting_wrapping_clipping_and_the_strict_threshold(
 
 
 def plain_step(u: int, v: int, current: int, bias: int, i_decay: int, v_decay: int, threshold: int) -> tuple[int, ...]:
-    """The equations of `cuba` for one neuron, in Python's integers."""
+    """The equations of `readers` for one neuron, in Python's integers."""
 
     def decayed(state: int, decay: int) -> int:
         return (1 if state >= 0 else -1) * (abs(state) * (4096 - decay) // 4096)
@@ -113,7 +113,7 @@ def test_a_step_is_that_of_a_plain_loop(
 OWN_LINES = """
 import numpy as np
 from loihi_convert import external
-from loihi_convert.external.cuba import CubaNeuron
+from loihi_convert.external.readers import CubaNeuron
 from loihi_convert.external.simulation import lif_step
 from lava.lib.dl.netx.utils import optimize_weight_bits
 from lava.proc.lif.models import PyLifModelBitAcc

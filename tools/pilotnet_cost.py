@@ -20,7 +20,7 @@ import numpy as np
 
 from loihi_convert.chip.energy import Estimate, estimate
 from loihi_convert.external import read_external
-from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external.readers import CubaNetwork
 from loihi_convert.external.simulation import simulate
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.files import write_atomically

@@ -5,8 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from loihi_convert import netx
-from loihi_convert.external.cuba import CubaNetwork
-from loihi_convert.external.readers import decode_cuba, decode_sdnn, dense_weights
+from loihi_convert.external.readers import CubaNetwork, decode_cuba, decode_sdnn, dense_weights
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx.stock import StockFile, stock_file

@@ -5,23 +5,33 @@ would raise an error, or silently build something else than the file says, the f
 the layer. The neurons must be ``CUBA`` or ``LOIHI``, or all ``SDNN``. As in ``get_neuron_params``, input neurons are
 ``Delta``, a layer with a dataset ``neuron/sigma_output`` (whatever its value) is ``Sigma``, all others are
 ``SigmaDelta`` with a ReLU, whatever the file names as its activation.
+
+A CUBA neuron (current-based; netx also calls it LOIHI) is Lava's ``LIF``: its current and its potential both leak, and
+its reset is hard. At each step, in units of 1/64 weight (``lava/proc/lif/models.py``)::
+
+    u = wrap(u (4096 - iDecay) / 4096 + 64 I)            current; the quotient is rounded towards 0, 24 bits wrap
+    v = clip(v (4096 - vDecay) / 4096 + u + 64 bias)     membrane potential; clips at +-(2^23 - 1)
+    s = [v > 64 vThMant], then v = 0 where s             spike
+
+Lava does not simulate the refractory delay stored in netx files, and neither does this package. These networks have no
+scales, no balanced thresholds, and no known CNN. Axes C H W and shapes as in `ir.network`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import replace
-from typing import Final, NamedTuple, TypeVar
+from dataclasses import dataclass, field, replace
+from typing import Final, Literal, NamedTuple
 
 import numpy as np
 
 from loihi_convert.chip import limits
 from loihi_convert.errors import NetxError, low_to_high
-from loihi_convert.external.cuba import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
-from loihi_convert.ground.arrays import Array, Shape
-from loihi_convert.ground.choices import MAX_TIMESTEPS
+from loihi_convert.ground.arrays import Array, Shape, freeze
+from loihi_convert.ground.choices import MAX_TIMESTEPS, Readout
 from loihi_convert.ir.graded import STOCK_SPIKE_EXP, GradedLayer, GradedNetwork
+from loihi_convert.ir.network import Spiking
+from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.netx.hdf5 import MAX_LAYER_SIZE, errors_within
 from loihi_convert.netx.stock import StockFile, StockLayer
@@ -34,7 +44,85 @@ _MAX_PIXEL_FACTOR: Final = 2**15
 _UNIT: Final = 1 << limits.UNIT_EXP
 _MAX_SHOWN: Final = 8
 
-_Layer = TypeVar("_Layer")
+
+@dataclass(frozen=True, eq=False)
+class CubaNeuron:
+    """Neurons of one layer.
+
+    Parameters
+    ----------
+    i_decay, v_decay
+        netx's iDecay and vDecay, 0..4096: 0 never leaks, 4096 keeps nothing.
+    v_th_mant
+        netx's vThMant, int32, 0..2^17, of a shape that broadcasts to the layer's ``(C, H, W)`` or ``(N,)``.
+    """
+
+    i_decay: int
+    v_decay: int
+    v_th_mant: Array
+
+    def __post_init__(self) -> None:
+        freeze(self, "v_th_mant")
+
+
+INTEGRATOR: Final = CubaNeuron(i_decay=0, v_decay=limits.MAX_DECAY, v_th_mant=np.array(limits.NEVER_FIRES, np.int32))
+"""Neuron of a dense layer without a neuron group in lava-dl: u never leaks, v = u + bias, and it never fires."""
+
+
+@dataclass(frozen=True, eq=False)
+class CubaLayer:
+    """One layer of CUBA neurons.
+
+    Parameters
+    ----------
+    name
+        Its place in the file, such as ``layer 3``.
+    synapse
+        Integer weights and biases. The weights of a dense layer are those of Lava's synapse: 8 bits and a sign mode,
+        shifted left as far as possible (`dense_weights`).
+    neuron
+        Its neurons.
+    weight_shift
+        Bits by which the weighted sum is shifted right again.
+    """
+
+    name: str
+    synapse: Conv | Dense | PixelBias
+    neuron: CubaNeuron
+    weight_shift: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class CubaNetwork(Spiking[CubaLayer]):
+    """A chain of layers of CUBA neurons.
+
+    Parameters
+    ----------
+    input_shape
+        ``(C, H, W)`` or ``(N,)``.
+    layers
+        In order.
+    timesteps
+        Time steps per sample (``simulation/tSample``); None if not in the file.
+    provenance
+        Empty: other tools record none.
+    """
+
+    input_shape: Shape
+    layers: tuple[CubaLayer, ...]
+    timesteps: int | None = None
+    provenance: Provenance = field(default_factory=Provenance)
+
+    @property
+    def readout(self) -> Readout:
+        """The output: the spikes of the last layer, or its potential if it only integrates."""
+        fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
+        return "spikes" if fires else "potential"
+
+    @property
+    def task(self) -> Literal["classification"]:
+        """Meaning of the outputs: always classes, as the file does not record units for numbers."""
+        return "classification"
 
 
 class Link(NamedTuple):
@@ -61,19 +149,9 @@ class Link(NamedTuple):
     weight_shift: int = 0
 
 
-def read_chain(
-    file: StockFile, with_neurons: Callable[[Link], _Layer], *, bias_limit: int
-) -> tuple[Shape, tuple[_Layer, ...]]:
-    """Return the input shape of the chain in ``file``, and its layers in order, each as ``with_neurons`` returns it.
-
-    Parameters
-    ----------
-    file
-        The layers as lava-dl sees them.
-    with_neurons
-        Called for each layer with a synapse or input neurons; its errors name the layer.
-    bias_limit
-        Largest magnitude of a bias.
+def _chain(file: StockFile, bias_limit: int) -> tuple[Shape, list[Link]]:
+    """The input shape of the chain in ``file``, and each layer with a synapse or input neurons; ``bias_limit`` is the
+    largest magnitude of a bias.
 
     Raises
     ------
@@ -81,7 +159,7 @@ def read_chain(
         If the file is not a chain of convolutions and dense layers without delays.
     """
     file.require_numbered()
-    found: list[_Layer] = []
+    found: list[Link] = []
     input_shape: Shape | None = None
     has_synapse, is_flat = False, True
     for index, (_, layer) in enumerate(file.layers):
@@ -91,15 +169,15 @@ def read_chain(
                     raise NetxError("is a second input", expected="the input must be the first layer")
                 input_shape = shape_of(layer)
                 if layer.has_neurons:
-                    found.append(with_neurons(_input_link(name, layer)))
+                    found.append(_input_link(name, layer))
             elif layer.kind != "flatten":
-                found.append(with_neurons(_link(name, layer, bias_limit, is_flat=is_flat or not found)))
+                found.append(_link(name, layer, bias_limit, is_flat=is_flat or not found))
                 has_synapse = True
                 input_shape = layer.input_shape if input_shape is None else input_shape
             is_flat = layer.kind == "flatten"
     if input_shape is None or not has_synapse:
         raise NetxError("no conv or dense layer")
-    return input_shape, tuple(found)
+    return input_shape, found
 
 
 def _link(name: str, layer: StockLayer, bias_limit: int, *, is_flat: bool) -> Link:
@@ -112,7 +190,7 @@ def _link(name: str, layer: StockLayer, bias_limit: int, *, is_flat: bool) -> Li
     if "delay" in layer.datasets:
         raise NetxError("has delays, which `ref` does not simulate")
     shape = shape_of(layer)
-    link = (_conv if layer.kind == "conv" else _dense)(name, layer, bias_limit)
+    link = (_conv if layer.kind == "conv" else _dense)(name, layer, shape, bias_limit)
     if layer.input_shape is None:
         raise NetxError("is a convolution of unknown input", expected="the first layer must be an input with a shape")
     if layer.kind == "dense" and len(layer.input_shape) == 3 and not is_flat:
@@ -130,20 +208,19 @@ def _input_link(name: str, layer: StockLayer) -> Link:
     return Link(name, PixelBias(weight, bias), shape_of(layer), layer)
 
 
-def _conv(name: str, layer: StockLayer, bias_limit: int) -> Link:
+def _conv(name: str, layer: StockLayer, shape: Shape, bias_limit: int) -> Link:
     for dataset, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
         integers(layer, dataset, least, limits.MAX_CONV_GEOMETRY)
     integer(layer, "groups", 1, limits.MAX_CONV_GEOMETRY)
     weight = integers(layer, "weight", cut=True)
     synapse = layer.synapse
     assert isinstance(synapse, Conv)
-    shape = shape_of(layer)
     bias = _bias(layer, shape, bias_limit)
     return Link(name, replace(synapse, weight=weight.reshape(synapse.weight.shape), bias=bias), shape, layer)
 
 
-def _dense(name: str, layer: StockLayer, bias_limit: int) -> Link:
-    weight, shape = integers(layer, "weight", cut=True), (math.prod(shape_of(layer)),)
+def _dense(name: str, layer: StockLayer, stored: Shape, bias_limit: int) -> Link:
+    weight, shape = integers(layer, "weight", cut=True), (math.prod(stored),)
     synapse = layer.synapse
     assert isinstance(synapse, Dense)
     if weight.ndim > 1 and weight.shape != synapse.weight.shape:
@@ -273,23 +350,21 @@ GRADED_PIXEL: Final = 2**limits.MAX_PIXEL_BITS - 1
 
 def decode_cuba(file: StockFile) -> CubaNetwork:
     """Return the network of CUBA neurons that lava-dl builds from ``file``."""
-    is_first = True
-
-    def with_neurons(link: Link) -> CubaLayer:
-        nonlocal is_first
-        has_pixels, is_first = is_first, False
-        neuron = INTEGRATOR
-        if link.stock.kind != "dense" or link.stock.has_neurons:
-            neuron = _neuron(link.stock, link.shape)
-        if not isinstance(link.synapse, PixelBias):
-            weight = np.abs(link.synapse.weight)
-            largest = int(weight.reshape(len(weight), -1).sum(axis=1).max()) * (GRADED_PIXEL if has_pixels else 1)
-            if largest > MAX_SUM:
-                expected = f"must be at most {MAX_SUM:,}, or Lava's int32 wraps"
-                raise NetxError(f"a weighted sum that can reach {largest:,}", expected=expected)
-        return CubaLayer(link.name, link.synapse, neuron, link.weight_shift)
-
-    return CubaNetwork(*read_chain(file, with_neurons, bias_limit=limits.LIF_BIAS_LIMIT), _timesteps(file))
+    shape, links = _chain(file, limits.LIF_BIAS_LIMIT)
+    layers: list[CubaLayer] = []
+    for link in links:
+        with errors_within(link.name):
+            neuron = INTEGRATOR
+            if link.stock.kind != "dense" or link.stock.has_neurons:
+                neuron = _neuron(link.stock, link.shape)
+            if not isinstance(link.synapse, PixelBias):
+                weight = np.abs(link.synapse.weight)
+                largest = int(weight.reshape(len(weight), -1).sum(axis=1).max()) * (1 if layers else GRADED_PIXEL)
+                if largest > MAX_SUM:
+                    expected = f"must be at most {MAX_SUM:,}, or Lava's int32 wraps"
+                    raise NetxError(f"a weighted sum that can reach {largest:,}", expected=expected)
+            layers.append(CubaLayer(link.name, link.synapse, neuron, link.weight_shift))
+    return CubaNetwork(shape, tuple(layers), _timesteps(file))
 
 
 def _neuron(layer: StockLayer, shape: Shape) -> CubaNeuron:
@@ -297,11 +372,8 @@ def _neuron(layer: StockLayer, shape: Shape) -> CubaNeuron:
         raise NetxError(f"neurons of type '{layer.neuron_type}'", expected="must be one of CUBA, LOIHI")
     i_decay, v_decay = (integer(layer, f"neuron/{name}", 0, limits.MAX_DECAY) for name in ("iDecay", "vDecay"))
     threshold = integers(layer, "neuron/vThMant", 0, limits.THRESHOLD_LIMIT)
-    return CubaNeuron(
-        i_decay=i_decay,
-        v_decay=v_decay,
-        v_th_mant=per_neuron(threshold, "neuron/vThMant", shape, allows_one=True).astype(np.int32),
-    )
+    each = per_neuron(threshold, "neuron/vThMant", shape, allows_one=True)
+    return CubaNeuron(i_decay, v_decay, each.astype(np.int32))
 
 
 def _timesteps(file: StockFile) -> int | None:
@@ -317,12 +389,16 @@ _OUTPUT: Final = "neuron/sigma_output"
 
 def decode_sdnn(file: StockFile) -> GradedNetwork:
     """Return the network of sigma-delta neurons that lava-dl builds from ``file``, with its default ``spike_exp``."""
-    shape, layers = read_chain(file, _layer, bias_limit=_LARGEST)
+    shape, links = _chain(file, _LARGEST)
+    layers = []
+    for link in links:
+        with errors_within(link.name):
+            layers.append(_layer(link))
     if not isinstance(layers[0].synapse, PixelBias):
         raise NetxError(
             "no input neurons", where="layer 0", expected="must have SDNN neurons, which send the change of the input"
         )
-    return GradedNetwork(shape, layers)
+    return GradedNetwork(shape, tuple(layers))
 
 
 def _layer(link: Link) -> GradedLayer:

@@ -1,7 +1,7 @@
 """Backend `ref` for networks of other tools: images -> potentials, or outputs, and spikes of lava-dl's network.
 
 Uint8 images become the integers that enter, normalized as in lava-dl. CUBA networks are simulated here, step by step,
-in the integers of Lava's CPU models (equations: see `cuba`), sigma-delta networks by `backends.reference`.
+in the integers of Lava's CPU models (equations: see `readers`), sigma-delta networks by `backends.reference`.
 
 Like Lava's CPU models, this file computes in NumPy's int32: each line of `lif_step` corresponds to a line in
 ``AbstractPyLifModelFixed.subthr_dynamics`` of ``lava/proc/lif/models.py``. Weighted sums fit int32:
@@ -23,7 +23,7 @@ import numpy as np
 from loihi_convert.backends.result import RunResult, require_result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError, InputError, RangeError, UsageError
-from loihi_convert.external.cuba import CubaNetwork, CubaNeuron
+from loihi_convert.external.readers import CubaNetwork, CubaNeuron
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.progress import Progress, no_progress

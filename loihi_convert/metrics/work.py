@@ -39,7 +39,7 @@ from loihi_convert.backends.lava.timing import reset_interval, stock_interval
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip.energy import CircuitEvents
 from loihi_convert.external import AnyNetwork
-from loihi_convert.external.cuba import CubaLayer, CubaNetwork
+from loihi_convert.external.readers import CubaLayer, CubaNetwork
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import GradedLayer

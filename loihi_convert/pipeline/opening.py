@@ -12,7 +12,7 @@ from loihi_convert.cnn.checkpoint import Checkpoint, digest, load, load_if_ours
 from loihi_convert.data import DATASETS, DataSplits, load_data
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
-from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external.readers import CubaNetwork
 from loihi_convert.external.simulation import DEFAULT_NORMALIZATION
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Task

@@ -18,7 +18,7 @@ from loihi_convert.backends.result import RunResult, as_reference, check_run, co
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.external import AnyNetwork, is_external
-from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external.readers import CubaNetwork
 from loihi_convert.external.simulation import run_cuba, sdnn_inputs
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName

@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import InputError
 from loihi_convert.external import AnyNetwork
-from loihi_convert.external.cuba import CubaLayer, CubaNetwork
+from loihi_convert.external.readers import CubaLayer, CubaNetwork
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.records import Record
 from loihi_convert.ground.statistics import Interval

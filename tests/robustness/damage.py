@@ -47,7 +47,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import CheckpointError, InputError, NetxError
-from loihi_convert.external.cuba import CubaNetwork
+from loihi_convert.external.readers import CubaNetwork
 from loihi_convert.external.simulation import simulate
 from loihi_convert.ground.arrays import Array
 from loihi_convert.inspection.contents import describe, summary, tables
