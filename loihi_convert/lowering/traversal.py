@@ -21,18 +21,7 @@ import numpy as np
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.lowering.operations import (
-    activated,
-    added,
-    as_vector,
-    averaged,
-    connected,
-    convolved,
-    joined,
-    largest,
-    moved,
-    normalized,
-)
+from loihi_convert.lowering import operations
 from loihi_convert.lowering.value import Features, MustBeCarriedError, Population, Populations, Tensor, Value
 from loihi_convert.reading.graph import (
     ONLY_LAST,
@@ -132,28 +121,28 @@ class _Traversal:
         node = self.graph.nodes[number]
         if node.operation is None:
             image: Tensor = self.populations.image()
-            return image if self.normalization is None else normalized(image, self.normalization)
+            return image if self.normalization is None else operations.normalized(image, self.normalization)
         tensors = [self.tensors[before] for before in node.inputs]
         tensor = tensors[0]
         match node.operation:
             case Relu() | LeakyRelu():
-                return activated(self.populations, tensor, node.operation, node.name)
+                return operations.activated(self.populations, tensor, node.operation, node.name)
             case Affine():
-                return normalized(tensor, node.operation)
+                return operations.normalized(tensor, node.operation)
             case Add():
-                return added(tensors, node.operation.factors)
+                return operations.added(tensors, node.operation.factors)
             case Cat():
-                return joined(tensors)
+                return operations.joined(tensors)
             case Move():
-                return moved(tensor, node.operation)
+                return operations.moved(tensor, node.operation)
             case Ending():
                 if number != self.graph.output and not self.uses.is_end(number):
                     _refuse_before_others(node.kind)
                 return tensor
             case Dense() if not isinstance(tensor, Value):
-                return (Features(connected(tensor, node.operation, node.name)),)
+                return (Features(operations.connected(tensor, node.operation, node.name)),)
             case Conv() if isinstance(tensor, Value):
-                return convolved(tensor, node.operation, node.shape, node.name)
+                return operations.convolved(tensor, node.operation, node.shape, node.name)
             case AveragePool() | MaxPool() if isinstance(tensor, Value):
                 return self._pooled(number, tensor, node.operation)
         raise UnsupportedModelError(
@@ -165,9 +154,9 @@ class _Traversal:
         node = self.graph.nodes[number]
         shape = as_map(node.shape)
         if isinstance(pool, MaxPool):
-            found = largest(self.populations, value, pool, shape, node.name)
+            found = operations.largest(self.populations, value, pool, shape, node.name)
         else:
-            found = averaged(value, pool, shape)
+            found = operations.averaged(value, pool, shape)
             if self.uses.waits_for_a_maximum(number) and found.is_nonnegative:
                 # Relays then carry the means, not every pixel, past the layers of the maximum.
                 found = self.populations.carried(found, node.name)
@@ -192,9 +181,9 @@ class _Traversal:
                 expected="must end with a vector: one number per class, or the outputs of a regression",
             )
         try:
-            value = as_vector(tensor)
+            value = operations.as_vector(tensor)
         except MustBeCarriedError:
-            value = as_vector(self._carried(tensor, node.name))
+            value = operations.as_vector(self._carried(tensor, node.name))
         if len(value.terms) == 0:
             raise UnsupportedModelError(
                 "the model ends here, with constants", where=node.name, expected="must depend on the image"

@@ -62,20 +62,8 @@ from loihi_convert.ir.quantized import (
 )
 from loihi_convert.ir.relays import brief, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
-from loihi_convert.netx.hdf5 import (
-    EXPORT_AGAIN,
-    MAX_LAYER_SIZE,
-    NATIVE_GROUP,
-    Datasets,
-    decoded,
-    errors_that_name,
-    file_content,
-    integer,
-    integers,
-    pair,
-    read_content,
-    read_native_datasets,
-)
+from loihi_convert.netx import hdf5
+from loihi_convert.netx.hdf5 import EXPORT_AGAIN, NATIVE_GROUP, Datasets
 
 FORMAT: Final = 1
 """To be raised if older versions would misread or refuse new files."""
@@ -96,7 +84,7 @@ def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = Fals
     refuse_to_overwrite(path, overwrite)
     for layer, shape in zip(network.layers, network.shapes, strict=True):
         _require_size(layer.name, shape)
-    write_atomically(path, file_content(dict(encode(network))))
+    write_atomically(path, hdf5.file_content(dict(encode(network))))
 
 
 def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
@@ -108,7 +96,7 @@ def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = 
         least, largest = int(_synapse(layer).weight.min()), int(_synapse(layer).weight.max())
         if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
             raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")
-    write_atomically(path, file_content(dict(encode_graded(network))))
+    write_atomically(path, hdf5.file_content(dict(encode_graded(network))))
 
 
 def read(path: str | Path) -> QuantizedNetwork:
@@ -121,9 +109,9 @@ def read_with_digest(path: str | Path) -> tuple[QuantizedNetwork, str]:
     SHA-256 of the file.
     """
     path = Path(path)
-    content = read_content(path)
-    with errors_that_name(path, hint=EXPORT_AGAIN):
-        return decode(read_native_datasets(content)), hashlib.sha256(content).hexdigest()
+    content = hdf5.read_content(path)
+    with hdf5.errors_that_name(path, hint=EXPORT_AGAIN):
+        return decode(hdf5.read_native_datasets(content)), hashlib.sha256(content).hexdigest()
 
 
 # From networks to datasets.
@@ -286,7 +274,7 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
     _require_format(datasets)
     own = _inside(datasets, f"{NATIVE_GROUP}/")
     pixel_bits = _from_1_to(limits.MAX_PIXEL_BITS, own, "pixel_bits")
-    poisson_seed = integer(own["poisson_seed"]) if "poisson_seed" in own else None
+    poisson_seed = hdf5.integer(own["poisson_seed"]) if "poisson_seed" in own else None
     input_shape = shape = _input_shape(datasets)
     layers: list[QuantizedLayer] = []
     for kind, stock, extra in _stored_layers(datasets):
@@ -294,7 +282,7 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
         synapse = _decoded_synapse(kind, stock, extra, shape)
         balanced = [extra[f"balanced/{name}"] for name in _BALANCED if f"balanced/{name}" in extra]
         layer = QuantizedLayer(
-            name=decoded(extra["name"]),
+            name=hdf5.decoded(extra["name"]),
             synapse=joined_synapse(synapse, low_bits) if low_bits else synapse,
             neuron=_decoded_neuron(stock, extra),
             scale=extra["scale"],
@@ -311,8 +299,8 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
     network = QuantizedNetwork(
         input_shape=input_shape,
         layers=tuple(layers),
-        timesteps=integer(own["timesteps"]),
-        max_timesteps=integer(own["proven_timesteps"]),
+        timesteps=hdf5.integer(own["timesteps"]),
+        max_timesteps=hdf5.integer(own["proven_timesteps"]),
         pixel_bits=pixel_bits,
         reset=cast(Reset, _choice(own, "reset", get_args(Reset))),
         provenance=_provenance(own),
@@ -328,14 +316,14 @@ def decode_graded(datasets: Datasets) -> GradedNetwork:
     """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it."""
     _require_format(datasets)
     input_shape = shape = _input_shape(datasets)
-    pixels = PixelBias(integer(datasets["layer/0/weight"]), integer(datasets["layer/0/bias"]))
-    layers = [GradedLayer(INPUT, pixels, integer(datasets["layer/0/neuron/vThMant"]))]
+    pixels = PixelBias(hdf5.integer(datasets["layer/0/weight"]), hdf5.integer(datasets["layer/0/bias"]))
+    layers = [GradedLayer(INPUT, pixels, hdf5.integer(datasets["layer/0/neuron/vThMant"]))]
     for kind, stock, extra in _stored_layers(datasets):
         sends = "neuron/sigma_output" not in stock
         layer = GradedLayer(
-            decoded(extra["name"]),
+            hdf5.decoded(extra["name"]),
             _decoded_synapse(kind, stock, extra, shape),
-            integer(stock["neuron/vThMant"]) if sends else 0,
+            hdf5.integer(stock["neuron/vThMant"]) if sends else 0,
             sends=sends,
             scale=extra["scale"],
             offset=extra.get("offset"),
@@ -345,14 +333,14 @@ def decode_graded(datasets: Datasets) -> GradedNetwork:
         _require_size(layer.name, shape)
         layers.append(layer)
     own = _inside(datasets, f"{NATIVE_GROUP}/")
-    network = GradedNetwork(input_shape, tuple(layers), integer(own["spike_exp"]), _provenance(own))
+    network = GradedNetwork(input_shape, tuple(layers), hdf5.integer(own["spike_exp"]), _provenance(own))
     _require_encoding(datasets, dict(encode_graded(network)))
     return network
 
 
 def _require_format(datasets: Datasets) -> None:
     """Raise a `NetxError` unless ``datasets`` have the format that this version reads."""
-    version = integer(datasets[f"{NATIVE_GROUP}/format"])
+    version = hdf5.integer(datasets[f"{NATIVE_GROUP}/format"])
     if version > FORMAT:
         found = f"written by a newer version of loihi-convert (format {version})"
         raise NetxError(found, where="format", hint="Update loihi-convert.")
@@ -375,13 +363,13 @@ def _require_encoding(datasets: Datasets, expected: Datasets) -> None:
 
 def _require_size(name: str, shape: Shape) -> None:
     """Raise a `NetxError` unless the output of layer ``name`` has an acceptable size."""
-    if (neurons := math.prod(shape)) > MAX_LAYER_SIZE:
-        raise NetxError(f"{neurons:,} neurons", where=name, expected=f"must be at most {MAX_LAYER_SIZE:,}")
+    if (neurons := math.prod(shape)) > hdf5.MAX_LAYER_SIZE:
+        raise NetxError(f"{neurons:,} neurons", where=name, expected=f"must be at most {hdf5.MAX_LAYER_SIZE:,}")
 
 
 def _provenance(own: Datasets) -> Provenance:
     """The provenance, a JSON object whose entries have the types that `export` writes."""
-    content = json.loads(decoded(own["provenance"]))
+    content = json.loads(hdf5.decoded(own["provenance"]))
     if not isinstance(content, dict):
         raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
     provenance = Provenance(content)
@@ -395,14 +383,14 @@ def _provenance(own: Datasets) -> Provenance:
 
 def _choice(own: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:
     """The string in dataset ``name``, which must be one of ``values``."""
-    found = decoded(own[name]) if name in own else default
+    found = hdf5.decoded(own[name]) if name in own else default
     if found not in values:
         raise NetxError(f"found {found!r}", where=name, expected=one_of(values))
     return found
 
 
 def _from_1_to(largest: int, datasets: Datasets, name: str) -> int:
-    if not 1 <= (found := integer(datasets[name])) <= largest:
+    if not 1 <= (found := hdf5.integer(datasets[name])) <= largest:
         raise NetxError(f"found {found}", where=name, expected=f"must be in 1..{largest}")
     return found
 
@@ -418,7 +406,7 @@ def _input_shape(datasets: Datasets) -> Shape:
 def _stored_layers(datasets: Datasets) -> list[tuple[str, Datasets, Datasets]]:
     """The type, the datasets and those that lava-dl never reads of each conv and dense layer."""
     count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
-    kinds = [decoded(datasets[f"layer/{index}/type"]) for index in range(count)]
+    kinds = [hdf5.decoded(datasets[f"layer/{index}/type"]) for index in range(count)]
     places = [index for index, kind in enumerate(kinds) if kind in ("conv", "dense")]
     return [
         (kinds[index], _inside(datasets, f"layer/{index}/"), _inside(datasets, f"{NATIVE_GROUP}/layer/{synapse}/"))
@@ -434,7 +422,7 @@ def _inside(datasets: Datasets, prefix: str) -> Datasets:
 def _decoded_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
-    threshold, initial = integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
+    threshold, initial = hdf5.integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
     # A single number applies to all channels.
     return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
@@ -442,7 +430,7 @@ def _decoded_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
 def _decoded_relays(extra: Datasets) -> Array | None:
     if "relay_of" not in extra:
         return None
-    found = integers(extra["relay_of"])
+    found = hdf5.integers(extra["relay_of"])
     if found.ndim != 1 or found.min(initial=0) < -1:
         raise NetxError(brief(found), where="relay_of", expected="must be a channel index or -1 for each channel")
     return found.astype(np.int64)
@@ -450,15 +438,16 @@ def _decoded_relays(extra: Datasets) -> Array | None:
 
 def _decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
     """The synapse of a layer of type ``kind``, conv or dense, with its pooling."""
-    pool, weight = pair(extra["pool"]), stock["weight"]
-    bias = integers(stock["bias"]).transpose() if "bias" in stock else None
+    pool, weight = hdf5.pair(extra["pool"]), stock["weight"]
+    bias = hdf5.integers(stock["bias"]).transpose() if "bias" in stock else None
     if kind == "dense":
         if pool != (1, 1):
             _, height, width = input_shape
             maps = weight.reshape(-1, *input_shape)[:, :, : height // pool[0] * pool[0], : width // pool[1] * pool[1]]
             weight = maps[:, :, :: pool[0], :: pool[1]].reshape(len(weight), -1)
-        return Dense(integers(weight), bias, pool)
-    dilation, stride, padding = pair(extra["dilation"]), pair(stock["stride"]), pair(stock["padding"], least=0)
+        return Dense(hdf5.integers(weight), bias, pool)
+    dilation, stride = hdf5.pair(extra["dilation"]), hdf5.pair(stock["stride"])
+    padding = hdf5.pair(stock["padding"], least=0)
     if pool != (1, 1):
         weight = weight[:, :, :: pool[0] * dilation[0], :: pool[1] * dilation[1]]
         kernel = tuple(pool[axis] * (dilation[axis] * (weight.shape[axis + 2] - 1) + 1) for axis in (0, 1))
@@ -469,4 +458,4 @@ def _decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: S
             (stride[0] // pool[0], stride[1] // pool[1]),
             (padding[0] // pool[0], padding[1] // pool[1]),
         )
-    return Conv(integers(weight), bias, stride, padding, dilation, integer(stock["groups"]), pool)
+    return Conv(hdf5.integers(weight), bias, stride, padding, dilation, hdf5.integer(stock["groups"]), pool)

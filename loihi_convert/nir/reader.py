@@ -33,7 +33,6 @@ from loihi_convert.errors import (
     CheckpointError,
     InputError,
     UnsupportedModelError,
-    UsageError,
     first_line,
     is_lack_of_memory,
 )
@@ -42,6 +41,7 @@ from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.ground.files import asked
 from loihi_convert.ground.hdf5 import require_plain
+from loihi_convert.reading.from_onnx import Layout
 from loihi_convert.reading.graph import refuse
 from loihi_convert.reading.recording import FiringRate, Step, named
 
@@ -78,7 +78,9 @@ def read_nir(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, R
     (first, start), *nodes, _ = _chain(graph)
     with named(first, "Input", "cannot be read"):
         recorded = _ints(start.input_type["input"])
-    shape, is_flat = _input_shape(path, recorded, input_shape)
+    # With the batch axis, as some tools write it.
+    sizes = tuple(recorded[1:] if len(recorded) == 4 and recorded[0] == 1 else recorded)
+    layout = Layout(sizes, input_shape, path)
     steps = _folded(nodes)
     kinds = [step.kind for step in steps]
     if "IF" not in kinds:
@@ -90,14 +92,14 @@ def read_nir(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, R
             where="NIR graph",
             expected="must be the same positive number for all neurons: 1 / dt",
         )
-    notes = tuple(f"r = {r:g} is read as 1 / dt: one step adds the whole input." for r in currents if r != 1)
+    read_as = (f"r = {r:g} is read as 1 / dt: one step adds the whole input." for r in currents if r != 1)
     readout: Readout = "spikes" if kinds[-1] == "IF" else "potential"
-    flat = [nn.Flatten()] if is_flat else []
+    flat = [nn.Flatten()] if len(sizes) == 1 else []
     modules = [each.module() for each in steps[: -1 if readout == "spikes" else None]]
     model = nn.Sequential(*flat, *modules).eval()
     # Sizes that do not fit each other are reported with their node.
-    model(torch.zeros(2, *shape))
-    return model, shape, readout, notes
+    model(torch.zeros(2, *layout.shape))
+    return model, layout.shape, readout, (*layout.notes, *read_as)
 
 
 def _folded(nodes: Sequence[tuple[str, Any]]) -> list[_Node]:
@@ -171,25 +173,6 @@ def _chain(graph: Any) -> list[tuple[str, Any]]:
             hint="For skip connections or recurrence, export the CNN itself.",
         )
     return [(name, graph.nodes[name]) for name in found]
-
-
-def _input_shape(path: Path, recorded: list[int], given: Shape | None) -> tuple[Shape, bool]:
-    """The shape of an image, and whether the file takes it flat."""
-    # With the batch axis, as some tools write it.
-    shape = tuple(recorded[1:] if len(recorded) == 4 and recorded[0] == 1 else recorded)
-    if len(shape) == 1:
-        if given is None or math.prod(given) != shape[0]:
-            raise UsageError(
-                f"found {given}" if given else f"{path.name} takes its input flat",
-                where="input_shape",
-                expected=f"must be (C, H, W) with {shape[0]} values",
-            )
-        return given, True
-    if len(shape) != 3 or min(shape) < 1:
-        raise UnsupportedModelError(f"takes inputs of shape {shape}", where=path, expected="must be (C, H, W)")
-    if given not in (None, shape):
-        raise UsageError(f"found {given}", where="input_shape", expected=f"must be {shape}, as in {path.name}")
-    return shape, False
 
 
 @dataclass

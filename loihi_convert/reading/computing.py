@@ -18,7 +18,6 @@ from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.reading.graph import (
     BEFORE_QUANTIZATION,
     PADDINGS,
-    PRODUCTS,
     Add,
     AveragePool,
     Cat,
@@ -41,19 +40,13 @@ def _convolution(reader: Reader, call: Call) -> Value:
     x, weight, bias, stride, padding, dilation, is_transposed, _, groups = reader.of(call.args)
     if is_transposed:
         refuse("has no spiking equivalent here")
-    if not isinstance(x, Value) or isinstance(weight, Value) or isinstance(bias, Value):
-        refuse("has no spiking equivalent here", supported="weights that do not depend on the image")
-    is_signal = weight.ndim == 3
-    if x.shape[:1] != (IMAGES,) or len(x.shape) != weight.ndim:
+    kernel, offset = array(weight), None if bias is None else array(bias)
+    if x.shape[:1] != (IMAGES,) or len(x.shape) != kernel.ndim:
         refuse(f"is applied to a tensor of shape {tuple(x.shape[1:])}", supported="maps (C, H, W), signals (C, L)")
-
-    def pair(numbers: Sequence[int], one: int) -> tuple[int, int]:
-        return (one, numbers[0]) if is_signal else (numbers[0], numbers[-1])
-
-    kernel = array(weight[:, :, None] if is_signal else weight)
-    synapse = Conv(
-        kernel, None if bias is None else array(bias), pair(stride, 1), pair(padding, 0), pair(dilation, 1), groups
-    )
+    if kernel.ndim == 3:
+        # A signal is a map of one row.
+        kernel, stride, padding, dilation = kernel[:, :, None], (1, *stride), (0, *padding), (1, *dilation)
+    synapse = Conv(kernel, offset, pair(stride), pair(padding), pair(dilation), groups)
     return reader.add(synapse, (reader.number(x),), call.shape)
 
 
@@ -62,13 +55,6 @@ def _dense(reader: Reader, call: Call) -> Value:
     given = reader.of(call.args)
     bias, x, weight = given if call.name in ("addmm", "baddbmm", "addmv") else (None, *given)
     alpha, beta = (float(call.kwargs.get(name, 1)) for name in ("alpha", "beta"))
-    if not isinstance(x, Value) or isinstance(weight, Value) or isinstance(bias, Value):
-        is_two = isinstance(x, Value) and isinstance(weight, Value)
-        refuse(
-            "has no spiking equivalent here",
-            supported="weights that do not depend on the image, as second argument",
-            hint=PRODUCTS if is_two else "Use nn.Linear, or x @ weight with a flattened x.",
-        )
     matrix = array(weight)
     if call.name in ("bmm", "baddbmm"):
         if not (matrix == matrix[:1]).all():
@@ -310,6 +296,10 @@ def _ending(reader: Reader, call: Call) -> Value:
 
 def array(tensor: Any) -> Array:
     """Return a constant as float64."""
+    if isinstance(tensor, Value):
+        refuse(
+            "has no spiking equivalent here", supported="weights that do not depend on the image, as second argument"
+        )
     if not isinstance(tensor, Tensor):
         refuse(f"has weights of type {type(tensor).__name__}", supported="torch.Tensor", hint=BEFORE_QUANTIZATION)
     return tensor.detach().cpu().to(torch.float64).numpy()

@@ -30,6 +30,7 @@ from loihi_convert.errors import (
     LoihiConvertError,
     UnsupportedModelError,
     UsageError,
+    first_few,
     first_line,
     is_lack_of_memory,
 )
@@ -37,9 +38,9 @@ from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
 from loihi_convert.reading.recording import Step, named
-from loihi_convert.reading.users_code import listed
 
 _OLDEST_OPSET: Final = 7
+_MAX_NAMES: Final = 4
 
 _ARITHMETIC: Final = ("Identity", "Cast", "Add", "Sub", "Mul", "Div")
 """Operators that may normalize the image."""
@@ -89,14 +90,14 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     image = _image(graph, path)
     if others := [node for node in nodes if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx")]:
         raise UnsupportedModelError(
-            f"holds {listed([_described(node) for node in others])}",
+            f"holds {first_few([_described(node) for node in others], _MAX_NAMES)}",
             where=path,
             expected=f"supported: {SUPPORTED}",
             hint="Remove them from the CNN, or give the file from before its quantization or optimization.",
         )
     # An open size is 0. Some files do not record the number of axes.
     batch, *sizes = [each.dim_value for each in image.type.tensor_type.shape.dim] or [0] * 4
-    layout = _Layout(tuple(sizes), input_shape, path, are_last=_are_channels_last(nodes, image.name))
+    layout = Layout(tuple(sizes), input_shape, path, are_last=_are_channels_last(nodes, image.name))
     ends = (image.name, graph.output[0].name)
     modules = [
         OnnxModule(nodes, constants, ends, layout, opset, each) for each in ([1, None] if batch == 1 else [batch])
@@ -181,7 +182,7 @@ def _are_channels_last(nodes: Sequence[Any], name: str) -> bool:
     return False
 
 
-class _Layout:
+class Layout:
     """How the file arranges an image: channels first or last, without a channel axis, or flat.
 
     Where both fit, channels are first, unless ``are_last``.
@@ -194,7 +195,7 @@ class _Layout:
         ``(C, H, W)``, ``(C, 1, L)`` for signals; None if unknown.
     """
 
-    def __init__(self, sizes: Shape, given: Shape | None, path: Path, *, are_last: bool) -> None:
+    def __init__(self, sizes: Shape, given: Shape | None, path: Path, *, are_last: bool = False) -> None:
         if len(sizes) not in _LETTERS:
             raise InputError(
                 f"its input has {len(sizes) + 1} axes",
@@ -262,7 +263,7 @@ class OnnxModule(nn.Module):
         nodes: Sequence[Any],
         constants: Mapping[str, Tensor],
         ends: tuple[str, str],
-        layout: _Layout,
+        layout: Layout,
         opset: int,
         batch: int | None,
     ) -> None:

@@ -36,7 +36,6 @@ _ADVICES: Final = (
         "fake_quantize_per_tensor_affine fake_quantize_per_channel_affine",
     ),
     ("Convert the CNN as it was before its quantization, or use `fine_tune`.", "round floor ceil trunc"),
-    ("Use it without inplace=True.", "Hardsigmoid"),
     ("Train with ReLU.", "GELU SiLU Mish Hardswish Hardtanh Hardshrink GLU pow square"),
     (ONLY_LAST, "ELU SELU CELU Softplus Sigmoid LogSigmoid Tanh Softsign exp expm1 atan arctan erf"),
     (
@@ -52,7 +51,6 @@ _ADVICES: Final = (
     ),
     ("Attention is not supported; train a convolutional network.", "MultiheadAttention scaled_dot_product_attention"),
     ("Recurrent layers are not supported; train a feed-forward network.", "RNN LSTM GRU"),
-    ("Train with average or max pooling, or a strided convolution.", "LPPool2d FractionalMaxPool2d"),
 )
 # The module LeakyReLU and the function leaky_relu get the same advice.
 _ADVICE: Final = {kind.lower().replace("_", ""): advice for advice, kinds in _ADVICES for kind in kinds.split()}

@@ -28,7 +28,7 @@ from loihi_convert.cnn.design import (
 )
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
-from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError
+from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError, first_few
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import class_count
 from loihi_convert.lowering import lowered
@@ -37,7 +37,6 @@ from loihi_convert.reading.reader import read_graph
 from loihi_convert.reading.users_code import (
     build_cnn,
     copied,
-    listed,
     require_not_of_machine,
     run_users_code,
     shape_taken,
@@ -357,6 +356,8 @@ _INFIXES: Final = ("_orig_mod.", "_checkpoint_wrapped_module.", "_fsdp_wrapped_m
 # The usual names of the CNN in a wrapper, as of DistributedDataParallel or Lightning.
 _USUAL: Final = ("module.", "model.", "net.", "network.")
 
+_MAX_NAMES: Final = 4
+
 _Tensors = dict[str, Tensor]
 
 
@@ -399,12 +400,12 @@ def fill(
     if difference := _difference(tensors, wanted.keys()):
         raise CheckpointError(f"does not match {arch}: {difference}", where=path)
     if len(fitting) > 1:
-        others = listed([repr(other) for other in fitting[1:]])
+        others = first_few([repr(other) for other in fitting[1:]], _MAX_NAMES)
         notes = [*notes, f"the weights under {fitting[0]!r} are used; {others} would fit too."]
     require_finite(tensors, path)
     filled = {name: _as_float32(name, tensor, wanted[name], arch, path) for name, tensor in tensors.items()}
     dtypes = sorted({_dtype(tensor) for tensor in tensors.values() if tensor.is_floating_point()} - {"float32"})
-    notes = [*notes, *[f"{listed(dtypes)} tensors are converted to float32."] * bool(dtypes)]
+    notes = [*notes, *[f"{first_few(dtypes, _MAX_NAMES)} tensors are converted to float32."] * bool(dtypes)]
     run_users_code("loading its weights", lambda: model.load_state_dict(filled, strict=False))
     run_users_code("calling eval", model.requires_grad_(False).eval)
     return model, tuple(f"{path.name}: {note}" for note in notes)
@@ -420,7 +421,7 @@ def _renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> tuple
     if not _needed(wanted.keys()) <= found.keys() and (prefix := _prefix(found.keys(), _needed(wanted.keys()))):
         others = sorted({name.partition(".")[0] for name in found if not name.startswith(prefix)})
         found = {name.removeprefix(prefix): tensor for name, tensor in found.items() if name.startswith(prefix)}
-        rest = f"; {listed(others)} ignored" if others else ""
+        rest = f"; {first_few(others, _MAX_NAMES)} ignored" if others else ""
         notes.append(f"the CNN is the part {prefix.removesuffix('.')!r}{rest}.")
     # `safetensors.torch.save_model` stores tensors that share their memory once.
     known = [(name, (one.data_ptr(), one.shape)) for name, one in wanted.items() if not is_lazy(one)]
@@ -450,10 +451,8 @@ def _has_shapes(tensors: _Tensors, wanted: Mapping[str, Tensor]) -> bool:
 def _difference(tensors: _Tensors, wanted: Set[str]) -> str:
     """The missing and the unexpected names, compared with ``wanted``; empty if there are none."""
     missing, unexpected = sorted(_needed(wanted) - tensors.keys()), sorted(tensors.keys() - wanted)
-    parts = [f"{listed(missing)} missing"] * bool(missing) + [f"{listed(unexpected)} unknown to the CNN"] * bool(
-        unexpected
-    )
-    return "; ".join(parts)
+    found = {"missing": missing, "unknown to the CNN": unexpected}
+    return "; ".join(f"{first_few(names, _MAX_NAMES)} {what}" for what, names in found.items() if names)
 
 
 def _as_float32(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> Tensor:

@@ -370,11 +370,6 @@ class Reader:
         if call.name in ("add", "sub") and len(taken) == 2 and not any(each.is_pending for each in taken):
             factor = float(call.kwargs.get("alpha", 1))
             return self.total(shape, taken, (1.0, factor if call.name == "add" else -factor))
-        if len(taken) == 1 and taken[0].shape != shape and call.name in ("mul", "div"):
-            refuse(
-                f"changes {tuple(taken[0].shape[1:])} into {tuple(shape[1:])}",
-                supported="a constant for each channel or pixel",
-            )
         taken = [self.expanded(each, shape) for each in taken]
         for each in taken:
             if each.node is None:

@@ -9,7 +9,6 @@ import ast
 import contextlib
 import copy
 import importlib
-import io
 import linecache
 import re
 import sys
@@ -36,8 +35,6 @@ from loihi_convert.errors import (
 )
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.reading.graph import BEFORE_QUANTIZATION
-
-_MAX_NAMES: Final = 4
 
 _ARCH: Final = re.compile(r"(?P<module>\w+(\.\w+)*):(?P<name>\w+(\.\w+)*)(?P<arguments>\(.*\))?", re.DOTALL)
 
@@ -317,12 +314,6 @@ def _tensors(parts: Iterable[nn.Module], *, with_buffers: bool = True) -> Iterat
         yield from (each for each in found if each is not None)
 
 
-def listed(names: Sequence[str]) -> str:
-    """Return the first few names, and how many more there are."""
-    more = f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else ""
-    return (", ".join(names[:_MAX_NAMES]) or "nothing") + more
-
-
 def article(value: object) -> str:
     """Return what ``value`` is, as in "a list"."""
     kind = type(value).__name__
@@ -365,14 +356,11 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
 def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:
     """The outputs of ``model`` for ``count`` images, by the shapes in which it accepts them, and its other errors."""
     images = _random_like(torch.zeros(count, *shapes[0], dtype=dtype_of(model)))
-    # On an error a traced module prints its code, with a traceback, before it raises the error.
-    is_traced = any(isinstance(module, fx.GraphModule) for module in model.modules())
     taken: dict[Shape, Any] = {}
     failures: list[Exception] = []
     for shape in shapes:
-        silent = contextlib.redirect_stderr(io.StringIO()) if is_traced else contextlib.nullcontext()
         try:
-            with torch.no_grad(), users_code(), silent:
+            with torch.no_grad(), users_code():
                 taken[shape] = scores_of(model(images.reshape(count, *shape)))
         except Exception as error:
             require_not_of_machine(error)
