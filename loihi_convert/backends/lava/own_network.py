@@ -91,8 +91,7 @@ def _neuron_parameters(
 
 def _processes(network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]]) -> list[Process]:
     """Two Processes per layer, for one image at a time."""
-    from loihi_convert.backends.lava.processes.image_source import ImageSource
-    from loihi_convert.backends.lava.processes.neuron_processes import Integrator, SoftResetIF
+    from loihi_convert.backends.lava.processes.custom import ImageSource, Integrator, SoftResetIF
 
     input_shapes = (network.input_shape, *network.shapes[:-1])
     synapses = [
@@ -116,8 +115,7 @@ def _layers(
     network: QuantizedNetwork, images: dict[str, Any], neurons: list[dict[str, Any]], batch_size: int
 ) -> list[Process]:
     """One Process per layer, for batches of ``batch_size`` images."""
-    from loihi_convert.backends.lava.processes.image_source import ImageSource
-    from loihi_convert.backends.lava.processes.layer_processes import IntegratingLayer, SpikingLayer
+    from loihi_convert.backends.lava.processes.custom import ImageSource, IntegratingLayer, SpikingLayer
 
     input_shapes = (network.input_shape, *network.shapes[:-1])
     shape = (batch_size, *network.input_shape[::-1])
@@ -179,7 +177,7 @@ def synapse_models() -> dict[Any, Any]:
     from lava.proc.conv.process import Conv as ConvProcess
     from lava.proc.dense.process import Dense as DenseProcess
 
-    from loihi_convert.backends.lava.processes.synapse_models import PyConvModelGemm, PyDenseModelGemv
+    from loihi_convert.backends.lava.processes.lava_models import PyConvModelGemm, PyDenseModelGemv
 
     return {ConvProcess: PyConvModelGemm, DenseProcess: PyDenseModelGemv}
 
@@ -231,7 +229,7 @@ def build_graded(network: GradedNetwork, folder: LavaFiles, *, is_stream: bool, 
     trace
         Whether to record every layer.
     """
-    from loihi_convert.backends.lava.processes.image_source import ImageSource
+    from loihi_convert.backends.lava.processes.custom import ImageSource
 
     settling = settling_steps(len(network.layers))
     source: SourceProcess = ImageSource(

@@ -78,7 +78,7 @@ def build_circuit(
     first_image
         Index of the first image in the whole run, for Poisson input.
     """
-    from loihi_convert.backends.lava.processes.image_source import ImageSource
+    from loihi_convert.backends.lava.processes.custom import ImageSource
 
     circuits = [circuit(layer) for layer in network.layers]
     input_shapes = (network.input_shape, *network.shapes[:-1])
@@ -199,7 +199,7 @@ def models() -> dict[Any, Any]:
     from lava.proc.lif.process import LIF, LIFReset
     from lava.proc.sparse.process import Sparse
 
-    from loihi_convert.backends.lava.processes.stock_models import GuardedSparseModel, RecordingLifResetModel
+    from loihi_convert.backends.lava.processes.lava_models import GuardedSparseModel, RecordingLifResetModel
 
     return {
         **synapse_models(),
