@@ -22,8 +22,8 @@ from support import oracle
 from loihi_convert import netx
 from loihi_convert.backends import BackendOptions
 from loihi_convert.backends.lava import exchange, host_process, lava_backend
+from loihi_convert.backends.lava.exchange import Timing
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.lava.timing import Timing
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
 from loihi_convert.errors import BackendError, DataError, LoihiConvertError, PlatformError, RangeError, UsageError

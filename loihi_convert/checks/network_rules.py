@@ -12,7 +12,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends.lava.timing import reset_interval
+from loihi_convert.backends.lava.exchange import reset_interval
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
 from loihi_convert.chip.partition import span

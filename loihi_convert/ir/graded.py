@@ -32,7 +32,7 @@ can write the settled state back.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
@@ -148,6 +148,8 @@ class GradedNetwork(Spiking[GradedLayer]):
     RangeError
         If the chain is not one that netx can build.
     """
+
+    is_graded: ClassVar[bool] = True
 
     input_shape: Shape
     layers: tuple[GradedLayer, ...]

@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
-from typing import Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
@@ -39,6 +39,9 @@ from loihi_convert.ground.choices import Readout, Reset, Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
 from loihi_convert.ir.synapse import Conv, PixelBias, Synapse
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def layer_words(name: str) -> str:
@@ -73,6 +76,26 @@ class Layered(Generic[AnyLayer]):
 
 class Spiking(Layered[AnyLayer]):
     """Base of the networks whose layers all spike, or all but the last."""
+
+    poisson_seed: int | None = None
+    """Seed of Poisson input; None: pixels enter as a constant current."""
+
+    is_graded: ClassVar[bool] = False
+    """Whether spikes carry integers, see `ir.graded`."""
+
+    @property
+    def depth(self) -> int:
+        """Number of synapses, each of which takes a step on Lava; input neurons have none."""
+        return sum(not isinstance(layer.synapse, PixelBias) for layer in self.layers)
+
+    @property
+    def stored(self) -> Self:
+        """The network as it is stored in a file."""
+        return self
+
+    def pixels(self, images: Array) -> Array:
+        """Return uint8 images as they enter the network."""
+        return images
 
     @property
     def readout(self) -> Readout:

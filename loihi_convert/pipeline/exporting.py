@@ -12,7 +12,7 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends.lava.timing import reset_interval
+from loihi_convert.backends.lava.exchange import reset_interval
 from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.backends.result import first_difference
 from loihi_convert.checks.lava_dl import LavaDl

@@ -1,9 +1,9 @@
 """Custom Processes: the source of images, and neurons, with or without their synapse; all for batches of B images.
 
-A `SpikingLayer` is a synapse and its neurons in one. Fewer Processes do more work per step: Lava's overhead for messages
-and synchronization is paid once per batch. The timing is that of Lava's Conv or Dense followed by neurons: in each step
-a layer fires with the current of the previous step and sends its spikes, then receives spikes and computes the current
-for the next step. So all layers compute at the same time.
+A `SpikingLayer` is a synapse and its neurons in one. Fewer Processes do more work per step: Lava's overhead for
+messages and synchronization is paid once per batch. The timing is that of Lava's Conv or Dense followed by neurons: in
+each step a layer fires with the current of the previous step and sends its spikes, then receives spikes and computes
+the current for the next step. So all layers compute at the same time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from lava.magma.core.process.variable import Var
 from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
+from loihi_convert.backends.lava.exchange import LavaRecording, Recorder
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
-from loihi_convert.backends.lava.recording import LavaRecording, Recorder
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.poisson import poisson_spikes

@@ -1,8 +1,9 @@
 """Models of Lava's own Processes: Lava's models, guarded, with recording of the neurons; and faster synapses.
 
-Conv and Dense take one matrix product per step. Like Lava's models they respond one step late: first they send the last
-step's result, then receive and compute. Weights, inputs and sums are float32, which is exact (`gemm.py`). Our weights have no bits that Lava's Dense would round
-away (sign mode, bit count, weight_exp). Lava's Conv on the CPU ignores weight_exp; this one does not.
+Conv and Dense of binary spikes take one matrix product per step. Like Lava's models they respond one step late: first
+they send the last step's result, then receive and compute. Weights, inputs and sums are float32, which is exact
+(`gemm.py`). Our weights have no bits that Lava's Dense would round away (sign mode, bit count, weight_exp). Lava's Conv
+on the CPU ignores weight_exp; this one does not.
 """
 
 from __future__ import annotations
@@ -26,9 +27,9 @@ from lava.proc.sdn.process import Delta, Sigma, SigmaDelta
 from lava.proc.sparse.models import PySparseModelBitAcc
 from lava.proc.sparse.process import Sparse
 
+from loihi_convert.backends.lava.exchange import LavaRecording, Recorder
 from loihi_convert.backends.lava.processes.gemm import ConvGemm
 from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
-from loihi_convert.backends.lava.recording import LavaRecording, Recorder
 from loihi_convert.ground.arrays import Array
 
 
