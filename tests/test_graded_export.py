@@ -35,8 +35,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
 from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.network import ReluLayer, ReluNetwork
-from loihi_convert.ir.relays import is_relay, relay_count
+from loihi_convert.ir.network import ReluLayer, ReluNetwork, is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.work import layer_sizes, multiplications, relay_work

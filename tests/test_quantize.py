@@ -19,9 +19,9 @@ from loihi_convert.chip import limits
 from loihi_convert.conversion import quantization
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.flow import report_quantization
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ground.arrays import Array
@@ -29,7 +29,7 @@ from loihi_convert.ground.choices import Amplitude, Method, Reset, Target
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork, nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import (
     Block,

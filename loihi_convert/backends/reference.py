@@ -19,7 +19,7 @@ from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 
 

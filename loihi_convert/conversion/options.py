@@ -78,7 +78,7 @@ class BalanceOptions:
     ========================  ==========================================================================================
 
     If the CNN clips an activation, as ReLU6 does, the threshold is at most that ceiling, and clips it exactly.
-    The threshold of a relay (`ir.relays`) is the amplitude of its source, for every method.
+    The threshold of a relay (`ir.network`) is the amplitude of its source, for every method.
 
     Parameters
     ----------

@@ -38,10 +38,9 @@ import numpy as np
 
 from loihi_convert.ground.arrays import Array, Shape, freeze
 from loihi_convert.ground.choices import Readout, Task
-from loihi_convert.ir.network import ReluLayer, Spiking, summary
+from loihi_convert.ir.network import ReluLayer, Spiking, is_positive, require, require_numbers, require_relays, summary
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name
-from loihi_convert.ir.relays import is_positive, require, require_numbers, require_relays
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 STOCK_SPIKE_EXP: Final = 6

@@ -18,9 +18,9 @@ from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
 from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
-from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
-from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import (
+from loihi_convert.ir.network import (
+    IntegrateAndFire,
+    Spiking,
     is_positive,
     relay_count,
     relayed,
@@ -28,7 +28,9 @@ from loihi_convert.ir.relays import (
     require_exact_relays,
     require_numbers,
     require_relays,
+    summary,
 )
+from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_NAME_LENGTH: Final = 400

@@ -43,9 +43,8 @@ from loihi_convert.external.cuba import CubaLayer, CubaNetwork
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import GradedLayer
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, relay_count, without_relays
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.relays import relay_count, without_relays
 from loihi_convert.ir.synapse import PixelBias, Synapse
 
 

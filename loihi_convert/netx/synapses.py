@@ -13,7 +13,7 @@ import numpy as np
 
 from loihi_convert.errors import NetxError
 from loihi_convert.ground.arrays import Array, Shape
-from loihi_convert.ir.relays import brief, relay_count
+from loihi_convert.ir.network import brief, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
 from loihi_convert.netx.hdf5 import (
     EXPORT_AGAIN,
