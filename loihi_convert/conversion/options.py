@@ -116,7 +116,7 @@ class BalanceOptions:
         How pixels enter: constant (the same current in each step) or poisson (random spikes). Default: constant, but
         poisson for spike-norm and rmp.
 
-        Also Poisson if ``poisson_seed`` is given. See `ir.poisson`.
+        Also Poisson if ``poisson_seed`` is given. See `ir.quantized.poisson_spikes`.
     poisson_seed
         Seed of the Poisson input. Default: 0.
     bias_correction

@@ -444,7 +444,7 @@ class SpikingNetwork(Spiking[SpikingLayer]):
     reset
         ``"soft"`` or ``"hard"``.
     poisson_seed
-        Seed of Poisson input (`ir.poisson`); ``None``: pixels enter as a constant current.
+        Seed of Poisson input (`ir.quantized.poisson_spikes`); ``None``: pixels enter as a constant current.
     provenance
         How it was made; carried into the exported file.
     task

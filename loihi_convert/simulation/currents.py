@@ -43,8 +43,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ground.compiled import cpu_features
-from loihi_convert.ir.poisson import poisson_spikes
-from loihi_convert.ir.quantized import with_pixel_bits
+from loihi_convert.ir.quantized import poisson_spikes, with_pixel_bits
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.image_shards import ONE_THREAD
 

@@ -25,7 +25,7 @@ from loihi_convert.backends.lava.exchange import LavaRecording, Recorder
 from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
-from loihi_convert.ir.poisson import poisson_spikes
+from loihi_convert.ir.quantized import poisson_spikes
 
 
 class ImageSource(AbstractProcess):
