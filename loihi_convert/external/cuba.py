@@ -14,7 +14,7 @@ scales, no balanced thresholds, and no known CNN. Axes C H W and shapes as in `i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
@@ -65,12 +65,15 @@ class CubaLayer:
         Its neurons.
     weight_shift
         Bits by which the weighted sum is shifted right again.
+    relay_of
+        None: other tools have no relays.
     """
 
     name: str
     synapse: Conv | Dense | PixelBias
     neuron: CubaNeuron
     weight_shift: int = 0
+    relay_of: None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +102,3 @@ class CubaNetwork(Spiking[CubaLayer]):
         """The output: the spikes of the last layer, or its potential if it only integrates."""
         fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
         return "spikes" if fires else "potential"
-
-    @property
-    def task(self) -> Literal["classification"]:
-        """Meaning of the outputs: always classes, as the file does not record units for numbers."""
-        return "classification"

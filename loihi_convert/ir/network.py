@@ -48,7 +48,7 @@ rules, clipped potentials
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
@@ -209,6 +209,9 @@ class HasSynapse(Protocol):
     @property
     def synapse(self) -> Synapse | PixelBias: ...
 
+    @property
+    def relay_of(self) -> Array | None: ...
+
 
 AnyLayer = TypeVar("AnyLayer", bound=HasSynapse)
 
@@ -227,6 +230,29 @@ class Layered(Generic[AnyLayer]):
             shapes.append(layer.synapse.output_shape(shapes[-1]))
         return tuple(shapes[1:])
 
+    @property
+    def architecture(self) -> str:
+        """The architecture in one line, in the notation of papers: ``1x28x28-12c5-2p-64c5-2p-10``.
+
+        ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2p`` an average pooling of 2 x 2, ``10`` a
+        dense layer. Relays are counted separately: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays.
+        """
+        parts = ["x".join(map(str, self.input_shape))]
+        for layer in self.layers:
+            synapse, relays = layer.synapse, relay_count(layer.relay_of)
+            if isinstance(synapse, PixelBias):
+                continue
+            if synapse.pool != (1, 1):
+                parts.append(f"{_extent(synapse.pool)}p")
+            kernel = f"c{_extent(synapse.weight.shape[2:])}" if isinstance(synapse, Conv) else ""
+            parts.append(f"{synapse.channels - relays}{kernel}{f'+{relays}r' if relays else ''}")
+        return "-".join(parts)
+
+
+def _extent(size: tuple[int, ...]) -> str:
+    """The side of a square; height x width of any other rectangle."""
+    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
+
 
 class Spiking(Layered[AnyLayer]):
     """Base of the networks whose layers all spike, or all but the last."""
@@ -234,8 +260,15 @@ class Spiking(Layered[AnyLayer]):
     poisson_seed: int | None = None
     """Seed of Poisson input; None: pixels enter as a constant current."""
 
+    provenance: Provenance
+
     is_graded: ClassVar[bool] = False
     """Whether spikes carry integers, see `ir.graded`."""
+
+    @property
+    def task(self) -> Task:
+        """Meaning of the outputs, as recorded for the CNN; see `ir.network`."""
+        return self.provenance.model.task
 
     @property
     def depth(self) -> int:
@@ -254,7 +287,7 @@ class Spiking(Layered[AnyLayer]):
     @property
     def readout(self) -> Readout:
         """The output: the last layer's membrane potential, or its spike counts."""
-        raise NotImplementedError
+        return "potential"
 
     @property
     def spiking_layers(self) -> tuple[AnyLayer, ...]:
@@ -349,7 +382,7 @@ class ReluNetwork(Layered[ReluLayer]):
         return arrays_digest([np.frombuffer(repr((self.task, others)).encode(), np.uint8), *arrays])
 
     def __repr__(self) -> str:
-        return f"ReluNetwork({summary(self.input_shape, self.layers)})"
+        return f"ReluNetwork({self.architecture})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -468,38 +501,7 @@ class SpikingNetwork(Spiking[SpikingLayer]):
         return "potential" if self.layers[-1].neuron is None else "spikes"
 
     def __repr__(self) -> str:
-        return f"SpikingNetwork({summary(self.input_shape, self.layers)}, T = {self.timesteps}, {self.reset} reset)"
-
-
-class SummarizedLayer(Protocol):
-    """The part of a layer that `summary` needs; layers of all three networks have it."""
-
-    @property
-    def synapse(self) -> Synapse: ...
-
-    @property
-    def relay_of(self) -> Array | None: ...
-
-
-def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
-    """Return the architecture in one line, in the notation of papers: ``1x28x28-12c5-2p-64c5-2p-10``.
-
-    ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2p`` an average pooling of 2 x 2, ``10`` a dense
-    layer. Relays are counted separately: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays.
-    """
-    parts = ["x".join(map(str, input_shape))]
-    for layer in layers:
-        synapse, relays = layer.synapse, relay_count(layer.relay_of)
-        if synapse.pool != (1, 1):
-            parts.append(f"{_extent(synapse.pool)}p")
-        kernel = f"c{_extent(synapse.weight.shape[2:])}" if isinstance(synapse, Conv) else ""
-        parts.append(f"{synapse.channels - relays}{kernel}{f'+{relays}r' if relays else ''}")
-    return "-".join(parts)
-
-
-def _extent(size: tuple[int, ...]) -> str:
-    """The side of a square; height x width of any other rectangle."""
-    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
+        return f"SpikingNetwork({self.architecture}, T = {self.timesteps}, {self.reset} reset)"
 
 
 def classes_of(outputs: Array) -> Array:

@@ -17,7 +17,7 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
-from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
+from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target
 from loihi_convert.ir.network import (
     IntegrateAndFire,
     Spiking,
@@ -28,7 +28,6 @@ from loihi_convert.ir.network import (
     require_exact_relays,
     require_numbers,
     require_relays,
-    summary,
 )
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.synapse import Dense, Synapse
@@ -281,11 +280,6 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         """The output: the last layer's membrane potential, or its spike counts."""
         return "potential" if self.layers[-1].neuron is None else "spikes"
 
-    @property
-    def task(self) -> Task:
-        """Meaning of the outputs, as recorded for the CNN; see `ir.network`."""
-        return self.provenance.model.task
-
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
         """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
 
@@ -317,10 +311,9 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
 
     @property
     def summary(self) -> str:
-        """One line: architecture (see `network.summary`), T, reset, target, and the task if not classification."""
-        network = summary(self.input_shape, self.layers)
+        """One line: architecture (see `Layered.architecture`), T, reset, target, and the task if not classification."""
         task = f", {self.task}" if self.task != "classification" else ""
-        return f"{network}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
+        return f"{self.architecture}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
 
     def __repr__(self) -> str:
         return f"QuantizedNetwork({self.summary})"

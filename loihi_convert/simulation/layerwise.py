@@ -19,8 +19,8 @@ import operator
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -55,10 +55,10 @@ from loihi_convert.simulation.relu import ReluChain, on_blocks
 MEMORY: Final = 2**31
 """Most bytes of spikes, currents and activations stored; the rest is computed again from the images."""
 
-_Arguments = ParamSpec("_Arguments")
 _Found = TypeVar("_Found")
 
 
+@dataclass(eq=False)
 class GrowingSimulation:
     """The layers of ``network`` with known thresholds, on ``images``, for ``timesteps`` steps.
 
@@ -83,26 +83,23 @@ class GrowingSimulation:
         blocks. Default: all.
     memory
         See `MEMORY`.
+    name
+        Differs from that of any other simulation.
     """
 
-    def __init__(
-        self,
-        network: ReluNetwork,
-        images: ImageArray,
-        timesteps: int,
-        reset: Reset,
-        *,
-        poisson_seed: int | None = None,
-        device: str = "cpu",
-        whole: bool = False,
-        most_images: Sequence[int] | None = None,
-        memory: int = MEMORY,
-    ) -> None:
-        self._network, self._images, self._timesteps = network, images, timesteps
-        most = (len(images),) * len(network.layers) if most_images is None else tuple(most_images)
-        self._plan = LayerwisePlan(
-            uuid.uuid4().hex, network, timesteps, reset, poisson_seed, device, whole, most, memory
-        )
+    network: ReluNetwork
+    images: ImageArray
+    timesteps: int
+    reset: Reset
+    _: KW_ONLY
+    poisson_seed: int | None = None
+    device: str = "cpu"
+    whole: bool = False
+    most_images: Sequence[int] | None = None
+    memory: int = MEMORY
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
         self._part: LayerwisePart | None = None
         self._activation_sums: list[Array] = []
 
@@ -125,10 +122,10 @@ class GrowingSimulation:
         """Return the errors of the rates of the layer after ``fixed`` against the CNN's activations.
 
         There is one result for each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see
-        `neurons.rate_errors`. ``fixed`` is as in `largest_currents`; ``correction``, ``(C_out,)``, is added to the
+        `layers.rate_errors`. ``fixed`` is as in `largest_currents`; ``correction``, ``(C_out,)``, is added to the
         layer's bias.
         """
-        assert self._plan.whole, "a rate needs all steps"
+        assert self.whole, "a rate needs all steps"
         parts = self._of_parts(progress, LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
         return total(itertools.chain.from_iterable(parts))
 
@@ -138,52 +135,64 @@ class GrowingSimulation:
         The mean is over images, positions and steps; ``fixed`` has at least one layer. Currents are linear in the
         spikes, so that those of the summed spikes are enough, and likewise for the CNN.
         """
-        image_count = self._plan.used(len(fixed), 0, len(self._images))
+        image_count = self.used(len(fixed), 0, len(self.images))
         # Sums of whole numbers, exact in any order.
         spikes = total(self._of_parts(progress, LayerwisePart.summed_spikes, fixed))
         if not self._activation_sums:
             parts = self._of_parts(no_progress, LayerwisePart.summed_activations)
             self._activation_sums = [total(itertools.chain.from_iterable(sums)) for sums in zip(*parts, strict=True)]
-        last = self._plan.specs(fixed)[-1]
-        own = self._network.layers[len(fixed)].synapse
-        found = summed_currents(last.synapse, last.input_shape, spikes / self._timesteps)
+        last = self.specs(fixed)[-1]
+        own = self.network.layers[len(fixed)].synapse
+        found = summed_currents(last.synapse, last.input_shape, spikes / self.timesteps)
         wanted = summed_currents(own, last.input_shape, self._activation_sums[len(fixed) - 1])
         return np.asarray((found - wanted) / (image_count * (last.size // own.channels)))
 
-    def _of_parts(
-        self, progress: Progress, method: Callable[Concatenate[LayerwisePart, Progress, _Arguments], _Found],
-        *arguments: _Arguments.args, **named: _Arguments.kwargs,
-    ) -> list[_Found]:  # fmt: skip
-        """What ``method`` gives for each part of the images, in order."""
-        assert not named
-        if isinstance(self._images, DividedImages):
-            shared = _Call(self._plan, method, arguments)
-            return on_shards(_called, shared, self._images, place=self._plan.place, progress=progress)
+    def used(self, index: int, first: int, count: int) -> int:
+        """Return how many of ``count`` images from ``first`` on are among the ``most_images`` of layer ``index``."""
+        if self.most_images is None:
+            return count
+        unit = block_multiple(self.device)
+        return min(count, max(0, -(-self.most_images[index] // unit) * unit - first))
+
+    def specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
+        """Return the layers ``fixed`` and the one after it."""
+        layer = self.network.layers[len(fixed)]
+        synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
+        layers = (*fixed, SpikingLayer(layer.name, synapse, None))
+        shape, seed = self.network.input_shape, self.poisson_seed
+        return float_specs(SpikingNetwork(shape, layers, self.timesteps, self.reset, poisson_seed=seed))
+
+    def place(self, shard: Shard) -> tuple[str, int]:
+        """Return where a worker keeps the part of ``shard``."""
+        return self.name, shard.first
+
+    def _of_parts(self, progress: Progress, method: Callable[..., _Found], *arguments: object) -> list[_Found]:
+        """What ``method`` of `LayerwisePart` gives for each part of the images, in order."""
+        plan = replace(self, images=np.empty(0))
+        if isinstance(self.images, DividedImages):
+            return on_shards(_called, (plan, method, arguments), self.images, place=self.place, progress=progress)
         if self._part is None:
-            self._part = LayerwisePart(self._plan, Shard(0, np.asarray(self._images)))
-        return [method(self._part, progress, *arguments, **named)]
+            self._part = LayerwisePart(plan, Shard(0, np.asarray(self.images)))
+        return [method(self._part, progress, *arguments)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Call(Generic[_Found]):
-    """A call of a method of `LayerwisePart`, without ``progress``."""
-
-    plan: LayerwisePlan
-    method: Callable[..., _Found]
-    arguments: tuple[Any, ...]
-
-
-def _called(call: _Call[_Found], shard: Shard, *, progress: Progress = no_progress) -> _Found:
+def _called(
+    call: tuple[GrowingSimulation, Callable[..., _Found], tuple[object, ...]],
+    shard: Shard,
+    *,
+    progress: Progress = no_progress,
+) -> _Found:
     """Call a method of the part of ``shard``, which this process keeps for the next call, together with few others."""
-    place = call.plan.place(shard)
+    plan, method, arguments = call
+    place = plan.place(shard)
     with _KEPT_LOCK:
         part = _KEPT.pop(place, None)
         if part is None:
-            part = LayerwisePart(replace(call.plan, memory=call.plan.memory // _MOST_KEPT), shard)
+            part = LayerwisePart(replace(plan, memory=plan.memory // _MOST_KEPT), shard)
         _KEPT[place] = part
         while len(_KEPT) > _MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)))
-    return call.method(part, progress, *call.arguments)
+    return method(part, progress, *arguments)
 
 
 # In a worker: parts by their place, the one used last at the end. Any may be lost: it is then simulated again.
@@ -192,48 +201,10 @@ _KEPT: Final[dict[tuple[str, int], LayerwisePart]] = {}
 _KEPT_LOCK: Final = threading.Lock()
 
 
-@dataclass(frozen=True, eq=False)
-class LayerwisePlan:
-    """A simulation, without images; ``name`` differs from that of any other."""
-
-    name: str
-    network: ReluNetwork
-    timesteps: int
-    reset: Reset
-    poisson_seed: int | None
-    device: str
-    whole: bool
-    most_images: tuple[int, ...]
-    memory: int
-
-    def used(self, index: int, first: int, count: int) -> int:
-        """How many of ``count`` images from ``first`` on are among the ``most_images`` of layer ``index``."""
-        unit = block_multiple(self.device)
-        return min(count, max(0, -(-self.most_images[index] // unit) * unit - first))
-
-    def specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
-        """The layers ``fixed`` and the one after it."""
-        layer = self.network.layers[len(fixed)]
-        synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
-        open_layer = SpikingLayer(layer.name, synapse, None)
-        partial = SpikingNetwork(
-            self.network.input_shape,
-            (*fixed, open_layer),
-            self.timesteps,
-            self.reset,
-            poisson_seed=self.poisson_seed,
-        )
-        return float_specs(partial)
-
-    def place(self, shard: Shard) -> tuple[str, int]:
-        """Where a worker keeps the part of ``shard``."""
-        return self.name, shard.first
-
-
 class LayerwisePart:
     """The simulation of consecutive images, and what is kept of them from one pass to the next."""
 
-    def __init__(self, plan: LayerwisePlan, shard: Shard) -> None:
+    def __init__(self, plan: GrowingSimulation, shard: Shard) -> None:
         self._plan, self._images, self._first_image = plan, np.asarray(shard.images), shard.first
         self._inputs = Inputs(plan.network.layers[0].synapse.pool, plan.poisson_seed)
         largest = max(math.prod(shape) for shape in (plan.network.input_shape, *plan.network.shapes))
