@@ -14,7 +14,7 @@ scales, no balanced thresholds, and no known CNN. Axes C H W and shapes as in `i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, Literal
 
 import numpy as np
 
@@ -102,3 +102,8 @@ class CubaNetwork(Spiking[CubaLayer]):
         """The output: the spikes of the last layer, or its potential if it only integrates."""
         fires = int(self.layers[-1].neuron.v_th_mant.min()) < limits.POTENTIAL_LIMIT
         return "spikes" if fires else "potential"
+
+    @property
+    def task(self) -> Literal["classification"]:
+        """Meaning of the outputs: always classes, as the file does not record units for numbers."""
+        return "classification"
