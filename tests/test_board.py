@@ -24,7 +24,7 @@ from support.lava_programs import output_of
 from test_balance import random_cnn
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.backends.lava.exchange import LavaRun, stock_interval
 from loihi_convert.backends.loihi2.board import Board, chosen_board
 from loihi_convert.backends.loihi2.plan import ChipPlan, plan, script, script_suffix

@@ -20,7 +20,7 @@ import pytest
 from support import oracle
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendOptions
+from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.backends.lava import host_process, lava_backend
 from loihi_convert.backends.lava.exchange import LavaRun, Timing
 from loihi_convert.backends.lava.lava_backend import LavaBackend
@@ -485,7 +485,7 @@ def test_a_host_dies_with_its_parent(is_script: bool, small_file: Path, temporar
     interpreter.chmod(0o755)
     program = (
         "import sys, numpy; from pathlib import Path\n"
-        "from loihi_convert.backends import BackendOptions\n"
+        "from loihi_convert.backends.backend import BackendOptions\n"
         "from loihi_convert.backends.lava.lava_backend import LavaBackend\n"
         "LavaBackend(BackendOptions(lava_python=sys.argv[2] or None)).run(Path(sys.argv[1]),"
         " numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1, progress=lambda *_: print(flush=True))"

@@ -13,9 +13,9 @@ from support import networks, oracle
 from support.lava_programs import output_of
 
 from loihi_convert import netx
+from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.backends.lava.exchange import LavaRun, Timing, reset_interval, stock_interval
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference
 from loihi_convert.errors import UsageError

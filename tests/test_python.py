@@ -25,7 +25,7 @@ from support.environments import interpreter
 import loihi_convert
 from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.backends.lava import host_process
 from loihi_convert.backends.lava.exchange import LavaRun
 from loihi_convert.backends.lava.host_process import HostProcess

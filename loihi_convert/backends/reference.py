@@ -11,8 +11,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import Backend
-from loihi_convert.backends.options import BackendOptions
+from loihi_convert.backends.backend import Backend, BackendOptions
 from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated, check_run, require_result_size
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import BackendName

@@ -9,7 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes

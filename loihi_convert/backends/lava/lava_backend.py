@@ -25,11 +25,10 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends import Backend
+from loihi_convert.backends.backend import Backend, BackendOptions
 from loihi_convert.backends.lava.exchange import LavaRun, Timing
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.loihi2.board import Board, chosen_board
-from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.result import RunResult, check_run, require_result_size
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ground.arrays import Array
