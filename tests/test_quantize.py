@@ -467,7 +467,7 @@ def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
 @pytest.mark.parametrize("shares", [(0.2, 0.9), (0.9, 0.2)])
 def test_the_offset_that_explains_more_is_used(monkeypatch: pytest.MonkeyPatch, shares: tuple[float, float]) -> None:
     trials = iter([(share, f"explains {share}") for share in shares])
-    monkeypatch.setattr(quantization, "_with_offset", lambda *_: next(trials))
+    monkeypatch.setattr(quantization._Quantizing, "with_offset", lambda *_: next(trials))
     images, cnn = digits_like(0, 2), replace(random_cnn(5), task="regression")
     assert quantize(balance(cnn, images, 2, BalanceOptions(method="ngu-lee")), images) == "explains 0.9"
 

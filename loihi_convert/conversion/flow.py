@@ -35,7 +35,7 @@ from loihi_convert.ground.arrays import Array, signed_bits
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, is_relay, layer_words
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
@@ -144,45 +144,38 @@ def report_quantization(
     clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
     layers = []
     for index, (layer, before, counts, amplitude) in enumerate(
-        zip(network.layers, real.layers, clipped, network.received_amplitudes, strict=True)
+        zip(network.layers, real.layers, clipped.tolist(), network.received_amplitudes, strict=True)
     ):
         synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
         proven = None
         if network.is_circuit:
             proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
-        skips = identity_ratio(synapse, network.layers[index - 1].relay_of if index else None)
-        report = _layer_report(layer, synapse.weight, counts, proven, skips)
-        layers.append(replace(report, **harmless_limits(network, index)._asdict()))
+        own = ~is_relay(layer.relay_of, layer.synapse.channels)
+        dead = np.zeros(len(own), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold) & own
+        alive = own & ~dead
+        rows, wanted = (weight.reshape(len(own), -1)[alive] for weight in (layer.weight, synapse.weight))
+        bits = signed_bits(np.abs(rows).max(axis=1))
+        lost = float(np.square(wanted - rows * (layer.scale[alive, None] * layer.largest_input_sum)).sum())
+        fires = np.zeros(0) if layer.threshold is None else layer.threshold[alive]
+        balanced = fires if layer.balanced is None else layer.balanced.threshold[alive]
+        errors = np.abs(fires * layer.scale[alive] - balanced) / balanced if fires.size else fires
+        report = LayerReport(
+            layer.name,
+            (int(bits.min()), int(np.median(bits)), int(bits.max())) if bits.size else None,
+            math.sqrt(lost / (float(np.square(wanted).sum()) or 1.0)),
+            (int(fires.min()), int(fires.max())) if fires.size else None,
+            tuple(np.flatnonzero(dead).tolist()),
+            low_clipped=counts[0],
+            high_clipped=counts[1],
+            either_clipped=counts[2],
+            threshold_error=float(errors.max(initial=0)),
+            is_proven=proven,
+            identity_ratio=identity_ratio(synapse, network.layers[index - 1].relay_of if index else None),
+            **harmless_limits(network, index)._asdict(),
+        )
+        layers.append(report)
     return QuantizationReport(
         tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
-    )
-
-
-def _layer_report(
-    layer: QuantizedLayer, real: Array, clipped: Array, proven: bool | None, skips: float | None
-) -> LayerReport:
-    """Report of one layer; ``real`` are the weights before rounding, with amplitudes, ``skips`` is `identity_ratio`."""
-    own = ~is_relay(layer.relay_of, layer.synapse.channels)
-    dead = np.zeros(len(own), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold) & own
-    alive = own & ~dead
-    rows = layer.weight.reshape(len(own), -1)[alive]
-    bits = signed_bits(np.abs(rows).max(axis=1))
-    fires = None if layer.threshold is None else layer.threshold[(layer.threshold < limits.NEVER_FIRES) & own]
-    scale = layer.scale[alive, None] * layer.largest_input_sum
-    wanted = real.reshape(len(own), -1)[alive]
-    lost = float(np.square(wanted - rows * scale).sum())
-    return LayerReport(
-        name=layer.name,
-        weight_bits=(int(bits.min()), int(np.median(bits)), int(bits.max())) if bits.size else None,
-        weight_error=math.sqrt(lost / (float(np.square(wanted).sum()) or 1.0)),
-        thresholds=None if fires is None or fires.size == 0 else (int(fires.min()), int(fires.max())),
-        dead_channels=tuple(int(channel) for channel in np.flatnonzero(dead)),
-        low_clipped=int(clipped[0]),
-        high_clipped=int(clipped[1]),
-        either_clipped=int(clipped[2]),
-        threshold_error=_threshold_error(layer),
-        is_proven=proven,
-        identity_ratio=skips,
     )
 
 
@@ -208,14 +201,6 @@ def identity_ratio(synapse: Synapse, relay_of: Array | None) -> float | None:
     others = np.where(is_identity[:, None], 0, largest).max(axis=2)
     joined = (skips > 0) & (others > 0)
     return float(np.median(skips[joined] / others[joined])) if joined.any() else None
-
-
-def _threshold_error(layer: QuantizedLayer) -> float:
-    if layer.threshold is None or layer.balanced is None:
-        return 0.0
-    alive = np.isfinite(layer.balanced.threshold) & ~is_relay(layer.relay_of, layer.synapse.channels)
-    real = layer.balanced.threshold[alive]
-    return float((np.abs(layer.threshold[alive] * layer.scale[alive] - real) / real).max(initial=0))
 
 
 COMPARED_IMAGES: Final = 32
@@ -284,32 +269,43 @@ def to_integers(
         Opens a progress bar for each stage.
     """
     require_timesteps((timesteps,))
-    converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
+
+    def made(chosen: BalanceOptions) -> _Made:
+        """Balance, correct, quantize and measure."""
+        with bars(f"T = {timesteps}: balancing thresholds") as progress:
+            spiking = balance(cnn, images, timesteps, chosen, device=device, progress=progress)
+        with bars(f"T = {timesteps}: quantizing") as progress:
+            quantized = quantize(spiking, images, quantize_options, device=device, progress=progress)
+        agreement = measured_agreement(cnn, quantized, trial_images(images, timesteps), device=device)
+        return _Made(spiking, quantized, agreement)
+
+    measure = measure_of(cnn.task)
+    trials: tuple[Trial, ...] = ()
+    choice: tuple[str, ...] = ()
     if balance_options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:
             trials = choose_method(
                 cnn, images, timesteps, balance_options, quantize_options, device=device, progress=progress
             )
-        made, trials, choice = converting.best_of(trials)
+        (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balance_options, measure)
     else:
-        made, trials, choice = converting(balance_options), (), ()
-    choice_record = [asdict(trial) for trial in trials]
-    spiking = replace(made.spiking, provenance=made.spiking.provenance.with_parts(choice=choice_record))
-    quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
+        spiking, quantized, agreement = made(balance_options)
+    record = [asdict(trial) for trial in trials]
+    spiking = replace(spiking, provenance=spiking.provenance.with_parts(choice=record))
+    quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
     # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
     counted = images if quantized.is_circuit else trial_images(images, timesteps)
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
-    measure = measure_of(cnn.task)
     share = rounded_share(measure, spiking, quantized, compared, device=device)
     notes = (
         *choice,
-        *_agreement_notes(measure, made.agreement, balance_options),
+        *_agreement_notes(measure, agreement, balance_options),
         *_readout_notes(quantized, report, quantize_options),
         *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
-    return Conversion(spiking, quantized, report, trials, made.agreement, notes)
+    return Conversion(spiking, quantized, report, trials, agreement, notes)
 
 
 class _Made(NamedTuple):
@@ -318,56 +314,33 @@ class _Made(NamedTuple):
     agreement: Agreement
 
 
-@dataclass(frozen=True, eq=False)
-class _Converting:
-    """The conversion of a CNN with all calibration images by any method; fields as in `to_integers`."""
+def _best_of(
+    made: Callable[[BalanceOptions], _Made], trials: tuple[Trial, ...], options: BalanceOptions, measure: Measure
+) -> tuple[_Made, tuple[Trial, ...], tuple[str, ...]]:
+    """The conversion by the best trial, the trials with the chosen one first, and notes.
 
-    cnn: ReluNetwork
-    images: ImageArray
-    timesteps: int
-    balance_options: BalanceOptions
-    quantize_options: QuantizeOptions
-    device: str
-    bars: ProgressFactory
-
-    def __call__(self, options: BalanceOptions) -> _Made:
-        """Balance, correct, quantize and measure; ``options`` must name a method other than ``auto``."""
-        with self.bars(f"T = {self.timesteps}: balancing thresholds") as progress:
-            spiking = balance(self.cnn, self.images, self.timesteps, options, device=self.device, progress=progress)
-        with self.bars(f"T = {self.timesteps}: quantizing") as progress:
-            quantized = quantize(spiking, self.images, self.quantize_options, device=self.device, progress=progress)
-        tried = trial_images(self.images, self.timesteps)
-        return _Made(spiking, quantized, measured_agreement(self.cnn, quantized, tried, device=self.device))
-
-    def best_of(self, trials: tuple[Trial, ...]) -> tuple[_Made, tuple[Trial, ...], tuple[str, ...]]:
-        """Return the conversion by the best trial, the trials with the chosen one first, and notes.
-
-        With more images than in the trial, thresholds and scales differ, and few-bit integers round differently. If the
-        agreement falls by more than chance, the second best trial is converted too, and the better of both conversions
-        is kept.
-        """
-        best, *others = trials
-        measure = measure_of(self.cnn.task)
-        made = self(best.chosen(self.balance_options))
-        notes: tuple[str, ...] = ()
-        if others and measure.falls_short(made.agreement, best):
-            second, *rest = others
-            other = self(second.chosen(self.balance_options))
-            notes = (
-                f"With all calibration images, the agreement of {best.name} falls to "
-                f"{measure.percent(made.agreement.agreement)}, that of {second.name} to "
-                f"{measure.percent(other.agreement.agreement)}; the better one is used.",
-            )
-            if (-other.agreement.agreement, other.agreement.error) < (-made.agreement.agreement, made.agreement.error):
-                made, trials = other, (second, best, *rest)
-        return made, trials, (_choice_note(measure, trials, made.agreement, self.timesteps), *notes)
-
-
-def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement, timesteps: int) -> str:
-    """The chosen method, the agreement of its network, and the results of the trials."""
+    With more images than in the trial, thresholds and scales differ, and few-bit integers round differently. If the
+    agreement falls by more than chance, the second best trial is converted too, and the better of both conversions is
+    kept.
+    """
+    best, *others = trials
+    found = made(best.chosen(options))
+    notes: tuple[str, ...] = ()
+    if others and measure.falls_short(found.agreement, best):
+        second, *rest = others
+        other = made(second.chosen(options))
+        notes = (
+            f"With all calibration images, the agreement of {best.name} falls to "
+            f"{measure.percent(found.agreement.agreement)}, that of {second.name} to "
+            f"{measure.percent(other.agreement.agreement)}; the better one is used.",
+        )
+        if (-other.agreement.agreement, other.agreement.error) < (-found.agreement.agreement, found.agreement.error):
+            found, trials = other, (second, best, *rest)
     tried = ", ".join(f"{trial.name} {measure.percent(trial.agreement)}" for trial in trials)
+    agreement, steps = found.agreement, found.quantized.timesteps
     agrees = measure.words(agreement.agreement, "the CNN", f"{agreement.image_count} calibration images")
-    return f"{CHOICE_NOTE}{trials[0].name} for T = {timesteps}; the quantized network {agrees} (trials: {tried})."
+    choice = f"{CHOICE_NOTE}{trials[0].name} for T = {steps}; the quantized network {agrees} (trials: {tried})."
+    return found, trials, (choice, *notes)
 
 
 def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions) -> tuple[str, ...]:

@@ -35,7 +35,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -111,10 +111,11 @@ def quantize(
     if last.neuron is not None and not np.isfinite(last.neuron.threshold).any():
         found = "no output is above 0 on any calibration image, so none would ever spike"
         raise RangeError(found, where=last.name, hint="Use `readout='potential'`.")
-    images = images if options.is_circuit else calibration_subset(images, network.timesteps)
+    used = images if options.is_circuit else calibration_subset(images, network.timesteps)
+    quantizing = _Quantizing(used, options, device)
     if network.task == "classification":
-        return _quantized(network, images, options, device, progress)
-    real = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
+        return quantizing(network, progress)
+    real = last_outputs(network, used, network.timesteps, device=device).astype(np.float64) / network.timesteps
     bias, middle = last.synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
     tried, refused = [], []
     offsets = (np.zeros_like(middle) if bias is None else bias, middle)
@@ -124,7 +125,7 @@ def quantize(
             progress(before * total + done, len(offsets) * total)
 
         try:
-            tried.append(_with_offset(network, offset, real, images, options, device, report))
+            tried.append(quantizing.with_offset(network, offset, real, report))
         except RangeError as error:
             refused.append(error)
     if not tried:
@@ -132,73 +133,71 @@ def quantize(
     return max(tried, key=lambda trial: trial[0])[1]
 
 
-def _with_offset(
-    network: SpikingNetwork,
-    offset: Array,
-    real: Array,
-    images: ImageArray,
-    options: QuantizeOptions,
-    device: str,
-    progress: Progress,
-) -> tuple[float, QuantizedNetwork]:
-    """`_quantized` without the part ``offset`` of the outputs, which is added outside, and the share of the variance of
-    ``real``, the outputs of the float SNN, that it explains."""
-    last = network.layers[-1]
-    # Outputs beyond float32 have no middle.
-    synapse = last.synapse.with_added_bias(-np.where(np.isfinite(offset), offset, 0.0))
-    if synapse.bias is not None and not synapse.bias.any():
-        synapse = replace(synapse, bias=None)
-    shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
-    quantized = _quantized(shifted, images, options, device, progress)
-    found = quantized.real_outputs(last_outputs(quantized, images, network.timesteps, device=device), network.timesteps)
-    error = (real - found).mean(axis=0)
-    error = np.where(np.isfinite(error), error, 0.0)
-    readout = replace(quantized.layers[-1], offset=error)
-    return explained_share(found + error, real), replace(quantized, layers=(*quantized.layers[:-1], readout))
-
-
-def _quantized(
-    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
-) -> QuantizedNetwork:
+@dataclass(frozen=True, eq=False)
+class _Quantizing:
     """`quantize` on exactly these images, without an offset."""
-    rounded = _for_loihi2 if options.is_circuit else _for_lava
-    return rounded(network, images, options, device, progress)
 
+    images: ImageArray
+    options: QuantizeOptions
+    device: str
 
-def _for_loihi2(
-    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
-) -> QuantizedNetwork:
-    """Scales leave room for the currents and potentials of the float SNN."""
-    found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
-    rounding = _Rounding(network, found, options)
-    quantized = rounding.rounded(_pixel_bits(rounding, images))
-    _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
-    return quantized
+    def __call__(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+        return (self._for_loihi2 if self.options.is_circuit else self._for_lava)(network, progress)
 
+    def with_offset(
+        self, network: SpikingNetwork, offset: Array, real: Array, progress: Progress
+    ) -> tuple[float, QuantizedNetwork]:
+        """Return the network without the part ``offset`` of its outputs, which is added outside, after the share of the
+        variance of ``real``, the outputs of the float SNN, that it explains."""
+        last, timesteps = network.layers[-1], network.timesteps
+        # Outputs beyond float32 have no middle.
+        synapse = last.synapse.with_added_bias(-np.where(np.isfinite(offset), offset, 0.0))
+        if synapse.bias is not None and not synapse.bias.any():
+            synapse = replace(synapse, bias=None)
+        shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
+        quantized = self(shifted, progress)
+        found = quantized.real_outputs(last_outputs(quantized, self.images, timesteps, device=self.device), timesteps)
+        error = (real - found).mean(axis=0)
+        error = np.where(np.isfinite(error), error, 0.0)
+        readout = replace(quantized.layers[-1], offset=error)
+        return explained_share(found + error, real), replace(quantized, layers=(*quantized.layers[:-1], readout))
 
-def _for_lava(
-    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
-) -> QuantizedNetwork:
-    """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
-    later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
-    first = Extremes((_first_currents(network, images, device), *later), np.zeros(network.layers[-1].synapse.channels))
-    rounding = limited = _Rounding(network, first, options)
-    if len(network.layers) == 1:
-        limited = _Rounding(network, extremes(network, images, network.timesteps, device=device), options)
-    quantized = rounding.rounded(_pixel_bits(limited, images))
-    finest = extremes(quantized, images, network.timesteps, device=device, progress=progress)
-    scales = [layer.scale for layer in quantized.layers]
-    received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
-    found = Extremes((first.currents[0], *received), finest.outputs * scales[-1])
-    rounding = _Rounding(network, found, options)
-    layers = rounding.layers(quantized.layers[0].largest_input)
-    longest = max_timesteps(network, layers[-1], found.outputs, images)
-    quantized = replace(quantized, layers=layers, max_timesteps=longest)
-    readout = rounding.readout(quantized)
-    if options.split_readout and layers[-1].neuron is None:
-        quantized = with_split_readout(quantized, readout, network, images, device=device)
-    _require_weights(quantized.layers[-1], readout, network.timesteps)
-    return quantized
+    def _for_loihi2(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+        """Scales leave room for the currents and potentials of the float SNN."""
+        found = extremes(
+            network, self.images, network.timesteps, potentials=True, device=self.device, progress=progress
+        )
+        rounding = _Rounding(network, found, self.options)
+        quantized = rounding.rounded(_pixel_bits(rounding, self.images))
+        _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
+        return quantized
+
+    def _for_lava(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+        """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
+        alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
+        # Constant currents are those of the first step.
+        steps = 1 if network.poisson_seed is None else network.timesteps
+        entering = extremes(alone, self.images, steps, device=self.device).currents[0]
+        later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
+        first = Extremes((entering, *later), np.zeros(network.layers[-1].synapse.channels))
+        rounding = limited = _Rounding(network, first, self.options)
+        if len(network.layers) == 1:
+            real = extremes(network, self.images, network.timesteps, device=self.device)
+            limited = _Rounding(network, real, self.options)
+        quantized = rounding.rounded(_pixel_bits(limited, self.images))
+        finest = extremes(quantized, self.images, network.timesteps, device=self.device, progress=progress)
+        scales = [layer.scale for layer in quantized.layers]
+        received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
+        found = Extremes((entering, *received), finest.outputs * scales[-1])
+        rounding = _Rounding(network, found, self.options)
+        layers = rounding.layers(quantized.layers[0].largest_input)
+        longest = max_timesteps(network, layers[-1], found.outputs, self.images)
+        quantized = replace(quantized, layers=layers, max_timesteps=longest)
+        readout = rounding.readout(quantized)
+        if self.options.split_readout and layers[-1].neuron is None:
+            quantized = with_split_readout(quantized, readout, network, self.images, device=self.device)
+        _require_weights(quantized.layers[-1], readout, network.timesteps)
+        return quantized
 
 
 def _require_weights(layer: QuantizedLayer, real: FloatLayer, timesteps: int) -> None:
@@ -283,47 +282,28 @@ class _Rounding:
         return FloatLayer(layer, synapse, largest_input, largest_weight, one_scale=are_classes)
 
 
-def _first_currents(network: SpikingNetwork, images: ImageArray, device: str) -> Array:
-    """The largest current of each channel of the first layer, in floating point."""
-    alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
-    # Constant currents are those of the first step.
-    timesteps = 1 if network.poisson_seed is None else network.timesteps
-    return extremes(alone, images, timesteps, device=device).currents[0]
-
-
 def _pixel_bits(rounding: _Rounding, images: ImageArray) -> int:
-    """The bits of a pixel: those of the options, or the best."""
-    network, options = rounding.network, rounding.options
+    """The bits of a pixel: those of the options, or those for which the first layer's currents are nearest to those in
+    floating point."""
+    network, options, most = rounding.network, rounding.options, limits.MAX_PIXEL_BITS
     if network.poisson_seed is not None:
-        return limits.MAX_PIXEL_BITS
-    if options.pixel_bits is not None:
-        return options.pixel_bits
-    return _best_pixel_bits(rounding, np.asarray(images[:_SAMPLE]), _least_pixel_bits(network, options.is_circuit))
-
-
-def _least_pixel_bits(network: SpikingNetwork, is_circuit: bool) -> int:
-    """The fewest pixel bits that are tried: 8 if 8 cost no weight bits."""
-    if is_circuit or len(network.layers) == 1:
-        return 1
-    return 4 if network.reset == "hard" else limits.MAX_PIXEL_BITS
-
-
-def _best_pixel_bits(rounding: _Rounding, images: Array, least: int) -> int:
-    """The pixel bits from ``least`` on for which the first layer's currents are nearest to those in floating point."""
-    if least == limits.MAX_PIXEL_BITS:
-        return least
-    real = currents(rounding.network.layers[0].synapse, images / MAX_PIXEL, averages=True)
-    variance = np.ones(1)
-    if rounding.network.task == "regression" and len(rounding.network.layers) == 1:
-        # Outputs may have different units.
-        variance = real.var(axis=0) + np.finfo(np.float32).tiny
+        return most
+    is_single = len(network.layers) == 1
+    if options.pixel_bits is not None or (network.reset == "soft" and not options.is_circuit and not is_single):
+        # All bits cost no weight bits.
+        return options.pixel_bits or most
+    least, sample = 1 if options.is_circuit or is_single else 4, np.asarray(images[:_SAMPLE])
+    real = currents(network.layers[0].synapse, sample / MAX_PIXEL, averages=True)
+    # Outputs of a regression may have different units.
+    is_output = is_single and network.task == "regression"
+    variance = real.var(axis=0) + np.finfo(np.float32).tiny if is_output else np.ones(1)
     errors = {}
-    for bits in range(limits.MAX_PIXEL_BITS, least - 1, -1):
+    for bits in range(most, least - 1, -1):
         try:
             quantized = rounding.layer(0, 2**bits - 1, None)
         except RangeError:
             continue
-        found = currents(quantized.synapse, with_pixel_bits(images, bits), averages=False)
+        found = currents(quantized.synapse, with_pixel_bits(sample, bits), averages=False)
         per_channel = by_channel(quantized.scale, real.ndim - 1)
         errors[bits] = float((np.square(found * per_channel - real) / variance).mean())
     # If none fits, the fewest bits: `quantize` then reports which number does not fit.
