@@ -26,7 +26,7 @@ from support.training import train
 from torch import nn
 
 from loihi_convert import cli, netx
-from loihi_convert.backends.backend import result
+from loihi_convert.backends import result
 from loihi_convert.cli.inputs import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
