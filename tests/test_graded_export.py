@@ -20,7 +20,8 @@ from support.evaluations import bytes_of
 from torch import Tensor, nn
 
 from loihi_convert import external, netx
-from loihi_convert.backends.backend import open_backend, result
+from loihi_convert.backends import result
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import RunResult, first_difference
