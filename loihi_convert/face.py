@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, check_run, first_difference
 from loihi_convert.conversion.agreement import measure_of

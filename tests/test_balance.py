@@ -15,13 +15,12 @@ from support.refusals import refused
 
 from loihi_convert.conversion import agreement, methods
 from loihi_convert.conversion.balancing import balance, choose_method, correct_biases
-from loihi_convert.conversion.methods import balance_each
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.methods import balance_by_method
+from loihi_convert.conversion.options import BalanceOptions, require_timesteps
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ground.choices import Method, Reset
-from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.simulation.simulator import outputs
 
@@ -265,17 +264,17 @@ def test_help_shows_every_option_and_its_default() -> None:
 
 
 def test_auto_and_correction_are_resolved_by_balance() -> None:
-    """`balance` equals its stages applied one by one; `balance_each` accepts only a method."""
+    """`balance` equals its stages applied one by one; `balance_by_method` accepts only a method."""
     cnn = random_cnn(2)
     images = np.random.default_rng(0).integers(0, 256, (24, 1, 8, 8)).astype(np.uint8)
     best, *_ = choose_method(cnn, images, 2)
-    (balanced,) = balance_each(cnn, images, (2,), best.chosen(BalanceOptions()))
+    balanced = balance_by_method(cnn, images, 2, best.chosen(BalanceOptions()))
     expected = correct_biases(cnn, balanced, images) if best.corrected else balanced
     found = balance(cnn, images, 2)
     assert thresholds_of(found) == thresholds_of(expected)
     assert found.provenance == expected.provenance
     with pytest.raises(UsageError) as raised:
-        balance_each(cnn, images, (2,), BalanceOptions())
+        balance_by_method(cnn, images, 2, BalanceOptions())
     assert (raised.value.where, raised.value.found) == ("method", "found 'auto'")
 
 
@@ -392,10 +391,8 @@ def test_activation_norms_by_hand() -> None:
 def test_every_method_has_a_line_and_a_new_one_needs_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     assert tuple(methods.METHODS) == get_args(Method)
 
-    def constant(
-        balancing: methods._Balancing, fixed: list[SpikingLayer], timesteps: list[int], _: GrowingSimulation
-    ) -> list[methods.Balanced]:
-        return [methods.Balanced(np.full(2, float(t)), np.ones(2)) for t in timesteps]
+    def constant(balancing: methods._Balancing) -> methods.Balanced:
+        return methods.Balanced(np.full(2, float(balancing.timesteps)), np.ones(2))
 
     monkeypatch.setitem(methods.METHODS, "rmp", methods.BalancingMethod(constant))
     found = balance(two_channels(), pixels(102, 255), 3, BalanceOptions(method="rmp"))
@@ -456,20 +453,6 @@ def test_spike_norm_by_hand() -> None:
         assert thresholds_of(ngu_lee) == [pytest.approx([2, 1]), pytest.approx([2.0]), []]
 
 
-@pytest.mark.parametrize("poisson_seed", [None, 4])
-@pytest.mark.parametrize("readout", ["potential", "spikes"])
-@pytest.mark.parametrize("method", [method for method in get_args(Method) if method != "qcfs"])
-def test_several_latencies_at_once_give_what_each_gives(method: Any, readout: Any, poisson_seed: int | None) -> None:
-    images = np.random.default_rng(0).integers(0, 256, (12, 1, 8, 8)).astype(np.uint8)
-    options: dict[str, Any] = {"method": method, "readout": readout, "poisson_seed": poisson_seed}
-    together = balance_each(random_cnn(1), images, (4, 1, 9), BalanceOptions(**options))
-    assert [network.timesteps for network in together] == [4, 1, 9]
-    for network in together:
-        alone = balance(random_cnn(1), images, network.timesteps, BalanceOptions(**options))
-        assert thresholds_of(network) == thresholds_of(alone)
-        assert network.provenance == alone.provenance
-
-
 def test_the_number_of_fitted_images_depends_on_its_own_latency_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """T = 1 is fitted to all 40 images, T = 16 to the 8 brightest; maxima would be those of all for both."""
     monkeypatch.setattr(agreement, "FEWEST", 8)
@@ -478,8 +461,7 @@ def test_the_number_of_fitted_images_depends_on_its_own_latency_alone(monkeypatc
     images[8:] //= 3
     options = BalanceOptions(method="least-squares")
     cnn = random_cnn(1)
-    one, many = balance_each(cnn, images, (1, 16), options)
-    assert thresholds_of(one) == thresholds_of(balance(cnn, images, 1, options))
+    one, many = (balance(cnn, images, steps, options) for steps in (1, 16))
     assert thresholds_of(one) != thresholds_of(balance(cnn, images[:8], 1, options))
     assert thresholds_of(many) == thresholds_of(balance(cnn, images[:8], 16, options))
     # So are its biases.
@@ -487,24 +469,10 @@ def test_the_number_of_fitted_images_depends_on_its_own_latency_alone(monkeypatc
     assert np.array_equal(found, expected)  # type: ignore[arg-type]
 
 
-def test_one_pass_serves_all_latencies_of_a_two_layer_network(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[list[int]] = []
-    largest = GrowingSimulation.largest_currents
-
-    def counted(self: GrowingSimulation, fixed: Any, after: list[int], **rest: Any) -> Any:
-        calls.append(list(after))
-        return largest(self, fixed, after, **rest)
-
-    monkeypatch.setattr(GrowingSimulation, "largest_currents", counted)
-    images = np.random.default_rng(0).integers(0, 256, (5, 1, 8, 8)).astype(np.uint8)
-    balance_each(random_cnn(1), images, (8, 2, 4), BalanceOptions(method="ngu-lee"))
-    assert calls == [[2, 4, 8], [2, 4, 8]]
-
-
 @pytest.mark.parametrize("timesteps", [(4, 4), (), (0,), (2**20 + 1,), (True,)])
 def test_wrong_latencies(timesteps: tuple[int, ...]) -> None:
     with pytest.raises(UsageError) as raised:
-        balance_each(chain_of(1, 1), pixels(1), timesteps, BalanceOptions(method="ngu-lee"))
+        require_timesteps(timesteps)
     assert raised.value.where == "timesteps"
 
 

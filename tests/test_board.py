@@ -24,9 +24,8 @@ from support.lava_programs import output_of
 from test_balance import random_cnn
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendOptions, open_backend
-from loihi_convert.backends.lava.exchange import LavaFiles
-from loihi_convert.backends.lava.timing import Timing, stock_interval
+from loihi_convert.backends.backend import BackendOptions, open_backend
+from loihi_convert.backends.lava.exchange import LavaRun, stock_interval
 from loihi_convert.backends.loihi2.board import Board, chosen_board
 from loihi_convert.backends.loihi2.plan import ChipPlan, plan, script, script_suffix
 from loihi_convert.backends.reference import ReferenceBackend, run_network
@@ -454,9 +453,8 @@ def test_without_the_extension_the_error_says_how_to_get_it(tmp_path: Path) -> N
 
 
 BY_STEPS = """
-import json, pickle, sys
-from pathlib import Path
-from loihi_convert.backends.lava import host, stock_network
+import json, sys
+from loihi_convert.backends.lava import host, networks
 from loihi_convert.backends.loihi2 import hardware
 host.import_lava()
 from lava.magma.core import run_configs
@@ -465,25 +463,22 @@ from lava.proc.lif.models import PyLifResetModelBitAcc
 from lava.proc.lif.process import LIFReset
 
 # Instead of a chip: Lava's own models on the CPU, which record nothing.
-models = {**stock_network.models(), LIFReset: PyLifResetModelBitAcc}
+run = host.LavaRun.read(sys.argv[1])
+models = {**networks.models(run), LIFReset: PyLifResetModelBitAcc}
 models.pop(RingBuffer)
 run_configs.Loihi2HwCfg = lambda exception_proc_model_map: run_configs.Loihi2SimCfg(
     exception_proc_model_map={**models, **exception_proc_model_map}
 )
-hardware.connect_through_adapter = lambda out, into, bits: stock_network.connect(out, into)
+hardware.connect_through_adapter = lambda out, into, bits: networks.connect(out, into)
 
-built, build = [], stock_network.build_circuit
+built, build = [], networks.build_circuit
 
 def remembered(*arguments, **options):
     built.append(build(*arguments, **options))
     return built[-1]
 
 hardware.build_circuit = remembered
-files = host.LavaFiles(Path(sys.argv[1]))
-network = pickle.loads(files.network.read_bytes())
-request = {"timesteps": 3, "trace": True, "neuron": "stock circuit", "steps": int(sys.argv[2])}
-request |= {"first_image": int(sys.argv[3]), "chip": {"profile": False}}
-hardware.run_on_board(network, files, request)
+hardware.run_on_board(run)
 for neurons in built[0].neurons:
     shown = {name: neurons.proc_params[name] for name in ("bias_exp", "reset_interval", "reset_offset", "du", "dv")}
     print(json.dumps({**{name: str(value) for name, value in shown.items()}, "vth": str(int(neurons.vth.init))}))
@@ -494,11 +489,10 @@ for neurons in built[0].neurons:
 def test_what_is_read_from_a_board_after_every_step_is_what_every_layer_did(tmp_path: Path) -> None:
     """The driver in `hardware`, on Lava's simulator, reads u as it would from a chip; it agrees with the plan."""
     network, images = networks.random_loihi2_network(28)
-    files = LavaFiles(tmp_path)
-    files.fill(network, images, 3, True)
-    steps = Timing(len(images), 1, 3, len(network.layers), stock_interval(3)).total
-    printed = output_of(BY_STEPS, tmp_path, steps, 0)
-    oracle.assert_equal(network, images, files.result(network, True, 0, 0), 3, is_stock=True)
+    run = LavaRun(str(tmp_path), network, len(images), 3, trace=True, neuron=NeuronModel.CIRCUIT)
+    run.fill(images)
+    printed = output_of(BY_STEPS, tmp_path)
+    oracle.assert_equal(network, images, run.result(), 3, is_stock=True)
     planned = plan(network, len(images), 3, Board(), neuron=NeuronModel.CIRCUIT)
     neurons = [process.parameters for process in planned.processes if process.kind == "LIFReset"]
     built = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
@@ -562,11 +556,11 @@ def test_the_poisson_spikes_of_a_shard_are_those_of_the_whole_run(tmp_path: Path
     images = np.random.default_rng(0).integers(0, 256, (70, 1, 8, 8)).astype(np.uint8)
     options = BalanceOptions(method="robust-norm", poisson_seed=3)
     network = quantize(balance(random_cnn(0), images, 3, options), images, QuantizeOptions(target="loihi2"))
-    files = LavaFiles(tmp_path)
-    files.fill(network, images[64:66], 3, True)
-    output_of(BY_STEPS, tmp_path, Timing(2, 1, 3, len(network.layers), stock_interval(3)).total, 64)
+    run = LavaRun(str(tmp_path), network, 2, 3, trace=True, first_image=64, neuron=NeuronModel.CIRCUIT)
+    run.fill(images[64:66])
+    output_of(BY_STEPS, tmp_path)
     expected = run_network(network, images[64:66], 3, trace=True, first_image=64)
-    assert first_difference(files.result(network, True, 0, 0), expected) is None
+    assert first_difference(run.result(), expected) is None
 
 
 @pytest.mark.parametrize(("words", "judge"), [((), ""), (("--leak",), ", leak: compared with ref")])

@@ -15,10 +15,10 @@ from test_quantize import digits_like
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.chip_scales import is_proven, potential_bounds, snap_to_chip_grid
+from loihi_convert.conversion.flow import report_quantization
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import report_quantization
+from loihi_convert.conversion.scales import is_proven, potential_bounds, snap_to_chip_grid
 from loihi_convert.errors import RangeError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork

@@ -15,7 +15,7 @@ from support.networks import random_loihi2_network, random_network
 from support.strategies import Case, loihi2_networks
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip import limits

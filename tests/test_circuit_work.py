@@ -12,8 +12,7 @@ from support.lava_programs import output_of
 from support.residual import RELAYS, residual_images, residual_network
 from test_lava_circuit import pixels, two_channels
 
-from loihi_convert.backends.lava.exchange import LavaFiles
-from loihi_convert.backends.lava.timing import Timing, stock_interval
+from loihi_convert.backends.lava.exchange import LavaRun, stock_interval
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.energy import CircuitEvents, Estimate, estimate
 from loihi_convert.data import Dataset
@@ -137,10 +136,11 @@ from lava.proc.conv.process import Conv
 from lava.proc.dense.process import Dense
 from lava.proc.lif.process import LIF, LIFReset
 from lava.proc.sparse.process import Sparse
-from loihi_convert.backends.lava import stock_network
+from loihi_convert.backends.lava import networks
 from loihi_convert.backends.lava.processes.gemm import ConvGemm
 
-folder, (timesteps, first, last, steps) = Path(sys.argv[1]), map(int, sys.argv[2:])
+folder, (first, last) = Path(sys.argv[1]), map(int, sys.argv[2:])
+run = host.LavaRun.read(sys.argv[1])
 
 class Counting:
     # Counts events in the global steps first..last. Each model runs in its own process, and writes a file of its own.
@@ -189,17 +189,16 @@ class CountingNeurons(Counting):
         self.count(spikes=spikes.sum(), membrane_updates=spikes.size)
         return spikes
 
-models = stock_network.models()
+models = networks.models(run)
 counting = {Conv: CountingConv, Dense: CountingSynapse, Sparse: CountingSynapse}
 counting |= {LIF: CountingNeurons, LIFReset: CountingNeurons}
 models |= {process: type("Counted", (mixin, models[process]), {}) for process, mixin in counting.items()}
-stock_network.models = lambda: models
+networks.models = lambda run: models
 
 class Host:
     stepping = contextlib.nullcontext
 
-request = {"timesteps": timesteps, "trace": False, "neuron": "stock circuit", "chip": None, "first_image": 0}
-host._run(host.LavaFiles(folder), {**request, "steps": steps}, Host())
+host._run(run, Host())
 """
 
 
@@ -207,10 +206,8 @@ def counted(network: QuantizedNetwork, image: Array, timesteps: int, folder: Pat
     """Return the events in 2P steps on Lava, in which every layer repeats itself, as the same image is shown again."""
     images, interval = np.repeat(image[np.newaxis], 3, axis=0), stock_interval(timesteps)
     assert len(network.layers) + 1 <= interval
-    files = LavaFiles(folder)
-    files.fill(network, images, timesteps, False)
-    steps = Timing(3, 1, timesteps, len(network.layers), interval).total
-    output_of(COUNTING, folder, timesteps, interval + 1, 2 * interval, steps)
+    LavaRun(str(folder), network, 3, timesteps, neuron=NeuronModel.CIRCUIT).fill(images)
+    output_of(COUNTING, folder, interval + 1, 2 * interval)
     found: Counter[str] = Counter()
     for path in folder.glob("*.events"):
         found.update({name: int(number) for name, number in map(str.split, path.read_text().splitlines())})

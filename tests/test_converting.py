@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError
 from loihi_convert.ground.normalization import Normalization
-from loihi_convert.ir.relays import relay_count
+from loihi_convert.ir.network import relay_count
 from loihi_convert.netx import read
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.converting import converted, copies_that_fit, require_same_outputs

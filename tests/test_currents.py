@@ -28,6 +28,7 @@ from loihi_convert.simulation.currents import (
     Geometry,
     exact_products,
     has_fast_int8,
+    sum_dtype,
     sum_pool,
     summed_currents,
 )
@@ -56,7 +57,7 @@ def test_equal_int64(case: Case, seed: int) -> None:
         maps = spikes.reshape(2, *shape, *(1,) * (3 - len(shape))).transpose(0, 2, 3, 1)
         pooled = sum_pool(np.ascontiguousarray(maps, np.float32), layer.synapse.pool)
         in_float32 = Currents(layer.synapse, shape, averages=False, takes_spikes=False)
-        for found in (operator(pooled.astype(operator.input_dtype)), in_float32(pooled)):
+        for found in (operator(pooled.astype(sum_dtype(layer.synapse.pool))), in_float32(pooled)):
             assert found.dtype == np.float32
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
 
@@ -189,8 +190,8 @@ def test_int8_only_where_it_is_exact_on_every_processor(
         Conv(np.full((1, 1, 1, 1), 127), pool=pool), shape, averages=averages, takes_spikes=takes_spikes
     )
     assert operator.uses_int8 == (is_int8 and HAS_INT8)
-    assert operator.input_dtype is (np.uint8 if takes_spikes else np.float32)
-    full = np.full((1, 1, 2, 1), math.prod(pool)).astype(operator.input_dtype)
+    assert sum_dtype(pool) is np.uint8
+    full = np.full((1, 1, 2, 1), math.prod(pool)).astype(np.uint8 if takes_spikes else np.float32)
     assert np.array_equal(operator(full).ravel(), [127 * (1 if averages else math.prod(pool))] * 2)
 
 
@@ -210,8 +211,8 @@ def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: p
     monkeypatch.setattr(module, "_COMPARED", set())
     operator = Currents(Conv(np.ones((1, 1, 1, 1))), (1, 4, 4), averages=False, takes_spikes=True)
     assert operator.uses_int8 == (broken == "wrong for one")
-    assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
-    assert operator(np.ones((1, 4, 4, 1), operator.input_dtype)).sum() == 16
+    assert operator(np.ones((1, 4, 4, 1), np.uint8)).sum() == 16
+    assert operator(np.ones((1, 4, 4, 1), np.uint8)).sum() == 16
 
 
 @pytest.mark.parametrize(

@@ -33,7 +33,7 @@ from support.dask_functions import (
 from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.batch import clusters
 from loihi_convert.batch.clusters import DaskWorkers, local_cluster, slurm_cluster, standing_cluster
 from loihi_convert.batch.computation import Computation, Outcome, Store, compute_missing

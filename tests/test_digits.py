@@ -20,10 +20,9 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import RunResult, concatenated, first_difference
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.flow import to_integers
+from loihi_convert.conversion.flow import report_quantization, to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import NetxError, RangeError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Granularity, Reset

@@ -16,8 +16,8 @@ from support.networks import random_network
 from support.strategies import Case, networks
 
 from loihi_convert import netx
+from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import first_difference
 

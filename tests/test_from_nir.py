@@ -28,7 +28,7 @@ from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.nir.reader import read_nir
 from loihi_convert.pipeline.converting import converted, stored_neurons
 from loihi_convert.reading.source import Source, open_source
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 
 SHAPE = (2, 8, 8)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from support import oracle
 from support.strategies import synapses
 
-from loihi_convert.backends.lava.own_network import batch_synapse
+from loihi_convert.backends.lava.networks import batch_synapse
 from loihi_convert.backends.lava.processes import gemm
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.quantized import QuantizedLayer

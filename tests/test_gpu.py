@@ -13,7 +13,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.devices import chosen_device
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 
 # "meta" would compute nothing; torch's CPU by another name takes the same code as a GPU.

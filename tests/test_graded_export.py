@@ -20,7 +20,8 @@ from support.evaluations import bytes_of
 from torch import Tensor, nn
 
 from loihi_convert import external, netx
-from loihi_convert.backends import open_backend, result
+from loihi_convert.backends import result
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.backends.result import RunResult, first_difference
@@ -35,8 +36,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
 from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.network import ReluLayer, ReluNetwork
-from loihi_convert.ir.relays import is_relay, relay_count
+from loihi_convert.ir.network import ReluLayer, ReluNetwork, is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.work import layer_sizes, multiplications, relay_work

@@ -62,8 +62,7 @@ HEAVY = {
     "dask_jobqueue": ("batch.clusters",),
     "lava": (
         "backends.lava.host",
-        "backends.lava.own_network",
-        "backends.lava.stock_network",
+        "backends.lava.networks",
         "backends.lava.processes",
         "backends.loihi2.hardware",
     ),

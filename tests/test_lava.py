@@ -20,10 +20,10 @@ import pytest
 from support import oracle
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendOptions
-from loihi_convert.backends.lava import exchange, host_process, lava_backend
+from loihi_convert.backends.backend import BackendOptions
+from loihi_convert.backends.lava import host_process, lava_backend
+from loihi_convert.backends.lava.exchange import LavaRun, Timing
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.lava.timing import Timing
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip import limits
 from loihi_convert.errors import BackendError, DataError, LoihiConvertError, PlatformError, RangeError, UsageError
@@ -459,17 +459,17 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
     network, images = three_layers("soft")
     path = tmp_path / "model.net"
     netx.write(network, path)
-    reserve = exchange._reserve
+    reserve = LavaRun._reserve
 
-    def reserve_too_many_classes(file: Path, dtype: type, shape: tuple[int, ...]) -> None:
-        reserve(file, dtype, (*shape[:-1], shape[-1] + (file.name == "potentials.npy")))
+    def reserve_too_many_classes(run: LavaRun, name: str, dtype: type, shape: tuple[int, ...]) -> None:
+        reserve(run, name, dtype, (*shape[:-1], shape[-1] + (name == "potentials")))
 
     with LavaBackend(BackendOptions(lava_layout=layout)) as backend:
         with monkeypatch.context() as patch:
-            patch.setattr(exchange, "_reserve", reserve_too_many_classes)
+            patch.setattr(LavaRun, "_reserve", reserve_too_many_classes)
             with pytest.raises(BackendError) as failed:
                 backend.run(path, images, 4)
-        assert re.search(r"ValueError: could not broadcast .* \(recording.py, line \d+\)", failed.value.found)
+        assert re.search(r"ValueError: could not broadcast .* \(exchange.py, line \d+\)", failed.value.found)
         assert re.search(r"End of Lava's log:(\n .*)+ValueError: could not broadcast", failed.value.hint)
         assert list(temporary.iterdir()) == []
         oracle.assert_equal(network, images, backend.run(path, images, 4, trace=True), 4)
@@ -485,7 +485,7 @@ def test_a_host_dies_with_its_parent(is_script: bool, small_file: Path, temporar
     interpreter.chmod(0o755)
     program = (
         "import sys, numpy; from pathlib import Path\n"
-        "from loihi_convert.backends import BackendOptions\n"
+        "from loihi_convert.backends.backend import BackendOptions\n"
         "from loihi_convert.backends.lava.lava_backend import LavaBackend\n"
         "LavaBackend(BackendOptions(lava_python=sys.argv[2] or None)).run(Path(sys.argv[1]),"
         " numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1, progress=lambda *_: print(flush=True))"

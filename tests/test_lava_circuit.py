@@ -13,15 +13,14 @@ from support import networks, oracle
 from support.lava_programs import output_of
 
 from loihi_convert import netx
-from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.backend import BackendOptions
+from loihi_convert.backends.lava.exchange import LavaRun, Timing, reset_interval, stock_interval
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.lava.timing import Timing, reset_interval, stock_interval
-from loihi_convert.backends.options import BackendOptions
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ir.neuron_model import neuron_model
+from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 
@@ -155,33 +154,30 @@ from lava.proc.conv.models import PyConvModelFixed
 from lava.proc.conv.process import Conv
 from lava.proc.dense.models import PyDenseModelBitAcc
 from lava.proc.dense.process import Dense
-from loihi_convert.backends.lava import stock_network
+from loihi_convert.backends.lava import networks
 
 class HalvingConv(PyConvModelFixed):
     # On the CPU Lava's Conv ignores weight_exp, which is -1 in the circuit.
     def clamp_precision(self, x):
         return super().clamp_precision(x >> 1)
 
-models = stock_network.models()
-stock_network.models = lambda: {**models, Conv: HalvingConv, Dense: PyDenseModelBitAcc}
+models = networks.models
+networks.models = lambda run: {**models(run), Conv: HalvingConv, Dense: PyDenseModelBitAcc}
 
 class Host:
     stepping = contextlib.nullcontext
 
-request = {"timesteps": 3, "trace": True, "neuron": "stock circuit", "chip": None, "first_image": 0}
-request["steps"] = int(sys.argv[2])
-host._run(host.LavaFiles(Path(sys.argv[1])), request, Host())
+host._run(host.LavaRun.read(sys.argv[1]), Host())
 """
 
 
 def test_with_lavas_own_models_of_conv_and_dense_nothing_changes(tmp_path: Path) -> None:
     """What `sim` replaces by matrix products; Lava's own models truncate weights to 8 bits, as the chip does."""
     network, images = networks.random_loihi2_network(28)
-    files = LavaFiles(tmp_path)
-    files.fill(network, images, 3, True)
-    steps = Timing(len(images), 1, 3, len(network.layers), stock_interval(3)).total
-    output_of(ALL_OF_LAVA, tmp_path, steps)
-    oracle.assert_equal(network, images, files.result(network, True, 0, 0), 3, is_stock=True)
+    run = LavaRun(str(tmp_path), network, len(images), 3, trace=True, neuron=NeuronModel.CIRCUIT)
+    run.fill(images)
+    output_of(ALL_OF_LAVA, tmp_path)
+    oracle.assert_equal(network, images, run.result(), 3, is_stock=True)
 
 
 def test_images_of_stock_neurons_lie_two_reset_intervals_apart() -> None:

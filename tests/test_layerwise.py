@@ -17,7 +17,7 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingLayer, Spiki
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.simulation import image_shards, simulator
 from loihi_convert.simulation.currents import Inputs
-from loihi_convert.simulation.device import CpuLayer
+from loihi_convert.simulation.layers import CpuLayer
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import ReluChain, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import extremes
@@ -68,7 +68,7 @@ def _compare_with_simulations_from_the_images(memory: int, poisson_seed: int | N
     seen: list[tuple[int, int]] = []
     for index, layer in enumerate(cnn.layers):
         fixed = balanced.layers[:index]
-        found = simulation.largest_currents(fixed, [3, TIMESTEPS], progress=lambda *state: seen.append(state))
+        found = simulation.largest_currents(fixed, progress=lambda *state: seen.append(state))
         partial = SpikingNetwork(
             cnn.input_shape,
             (*fixed, SpikingLayer(layer.name, layer.synapse, None)),
@@ -76,8 +76,7 @@ def _compare_with_simulations_from_the_images(memory: int, poisson_seed: int | N
             "soft",
             poisson_seed=poisson_seed,
         )
-        assert np.array_equal(found[0], extremes(partial, images(), 3).currents[-1])
-        assert np.array_equal(found[1], extremes(partial, images(), TIMESTEPS).currents[-1])
+        assert np.array_equal(found, extremes(partial, images(), TIMESTEPS).currents[-1])
         assert seen[-1] == (11, 11)
 
 
@@ -92,13 +91,13 @@ def test_mean_excess_is_the_difference_of_the_mean_currents(
     cnn = network()
     balanced = balance(cnn, images(), TIMESTEPS, BalanceOptions(method="ngu-lee"))
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
-    simulation.largest_currents([], [TIMESTEPS])
+    simulation.largest_currents([])
     for index in range(1, len(cnn.layers)):
         fixed = balanced.layers[:index]
         found = simulation.mean_excess(fixed)
         # What was kept serves another pass of the same layers.
         assert np.array_equal(simulation.mean_excess(fixed), found)
-        simulation.largest_currents(fixed, [TIMESTEPS])
+        simulation.largest_currents(fixed)
         layer = cnn.layers[index]
         potentials: list[Array] = []
         partial = SpikingNetwork(
@@ -143,7 +142,7 @@ def test_kept_spikes_are_not_simulated_again(monkeypatch: pytest.MonkeyPatch, me
     monkeypatch.setattr(Inputs, "__call__", counted)
     simulation = GrowingSimulation(cnn, images(), TIMESTEPS, "soft", memory=memory)
     for index in range(len(cnn.layers)):
-        simulation.largest_currents(balanced.layers[:index], [TIMESTEPS])
+        simulation.largest_currents(balanced.layers[:index])
     assert sum(begun) == passes * len(images())
 
 
@@ -177,7 +176,7 @@ def test_currents_to_which_thresholds_were_fitted_make_the_layer_fire(
     currents_of = CpuLayer.currents_of
 
     def counted(self: CpuLayer, inputs: torch.Tensor) -> torch.Tensor:
-        computed.append(self.neurons.channels)
+        computed.append(self._shape[2])
         return currents_of(self, inputs)
 
     cnn = network()

@@ -12,7 +12,7 @@ NUMBERS = {2**12, 2**12 - 1, 2**17, 2**17 - 1, 2**23, 2**23 - 1, 2**24, 2**24 - 
 COINCIDENCES = {
     ("simulation/relu.py", 2**12),
     ("cnn/qcfs.py", 2**24),
-    ("simulation/neurons.py", 2**24),
+    ("simulation/layers.py", 2**24),
     ("netx/hdf5.py", 2**12),
     ("metrics/diagnosis.py", 2**23),
 }

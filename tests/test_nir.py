@@ -28,9 +28,9 @@ from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.limits import NEVER_FIRES, POTENTIAL_LIMIT
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.flow import LayerReport, QuantizationReport
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
 from loihi_convert.errors import InputError, PlatformError, UnsupportedModelError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ir.network import IntegrateAndFire

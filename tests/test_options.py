@@ -16,7 +16,7 @@ from support.command_line import invoker
 
 import loihi_convert as lc
 from loihi_convert import cli
-from loihi_convert.backends import BackendOptions
+from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.cli.options import BoardOptions, CnnOptions
 from loihi_convert.cli.sweep_grid import AXES, read_grid
 from loihi_convert.cnn.recipe import Recipe

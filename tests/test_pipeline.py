@@ -17,7 +17,7 @@ from test_netx import small_network
 from torch import nn
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import RunResult, result_size
 from loihi_convert.cnn.checkpoint import load_model, save

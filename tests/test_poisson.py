@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from loihi_convert.ir.poisson import poisson_spikes
+from loihi_convert.ir.quantized import poisson_spikes
 from loihi_convert.simulation.currents import Inputs
 
 

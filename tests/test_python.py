@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import json
 import os
-import pickle
 import pickletools
 import re
 import subprocess
@@ -26,9 +25,9 @@ from support.environments import interpreter
 import loihi_convert
 from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.backends.lava import host_process
-from loihi_convert.backends.lava.exchange import LavaFiles
+from loihi_convert.backends.lava.exchange import LavaRun
 from loihi_convert.backends.lava.host_process import HostProcess
 from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.result import first_difference
@@ -42,6 +41,7 @@ from loihi_convert.errors import PlatformError
 from loihi_convert.ground import dependencies
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.dependencies import LAVA_PYTHON
+from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 # Lava and the packages that it imports.
@@ -118,14 +118,13 @@ def test_the_host_runs_this_package_also_if_it_is_not_installed(monkeypatch: pyt
 
 def test_the_network_is_passed_in_a_format_that_every_numpy_reads(tmp_path: Path) -> None:
     network, images = networks.random_network(4)
-    folder = LavaFiles(tmp_path)
-    folder.fill(network, images, 4, False)
-    pickled = folder.network.read_bytes()
+    LavaRun(str(tmp_path), network, len(images), 4, neuron=NeuronModel.SOFT).fill(images)
+    pickled = (tmp_path / "run.pickle").read_bytes()
     strings = [argument for _, argument, _ in pickletools.genops(pickled) if isinstance(argument, str)]
     modules = {text.split(".")[0]: text for text in strings if text.startswith(("numpy", "loihi_convert"))}
     assert modules["numpy"] == "numpy"
     assert b"_core" not in pickled
-    copy = pickle.loads(pickled)
+    copy = LavaRun.read(str(tmp_path)).network
     for layer, expected in zip(copy.layers, network.layers, strict=True):
         for array, original in ((layer.weight, expected.weight), (layer.bias, expected.bias)):
             assert (array is None) == (original is None)

@@ -19,9 +19,9 @@ from loihi_convert.chip import limits
 from loihi_convert.conversion import quantization
 from loihi_convert.conversion.agreement import explained_share
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.flow import report_quantization
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import DataError, RangeError, UsageError
 from loihi_convert.ground.arrays import Array
@@ -29,7 +29,7 @@ from loihi_convert.ground.choices import Amplitude, Method, Reset, Target
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import MAX_TIMESTEPS, QuantizedLayer, QuantizedNetwork, nearest_scales
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.relu import currents
 from loihi_convert.simulation.simulator import (
     Block,
@@ -467,7 +467,7 @@ def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
 @pytest.mark.parametrize("shares", [(0.2, 0.9), (0.9, 0.2)])
 def test_the_offset_that_explains_more_is_used(monkeypatch: pytest.MonkeyPatch, shares: tuple[float, float]) -> None:
     trials = iter([(share, f"explains {share}") for share in shares])
-    monkeypatch.setattr(quantization, "_with_offset", lambda *_: next(trials))
+    monkeypatch.setattr(quantization._Quantizing, "with_offset", lambda *_: next(trials))
     images, cnn = digits_like(0, 2), replace(random_cnn(5), task="regression")
     assert quantize(balance(cnn, images, 2, BalanceOptions(method="ngu-lee")), images) == "explains 0.9"
 

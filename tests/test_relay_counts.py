@@ -1,4 +1,4 @@
-"""Relays in every reported number: omitted or listed separately, as specified by the table in `ir.relays`."""
+"""Relays in every reported number: omitted or listed separately, as specified by the table in `ir.network`."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset
+from loihi_convert.ir.network import own_channels
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import own_channels
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.metrics.advice import CAUSES, advice
 from loihi_convert.metrics.diagnosis import ErrorSums, diagnose

@@ -20,9 +20,9 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
 from loihi_convert.conversion.balancing import balance
+from loihi_convert.conversion.flow import report_quantization
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Granularity, Method, Reset, Target

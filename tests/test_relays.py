@@ -11,14 +11,13 @@ from support import relay_networks
 from support.relay_networks import NETWORKS, images, wrong_spikes
 
 from loihi_convert.conversion.balancing import balance, choose_method, correct_biases
-from loihi_convert.conversion.methods import balance_each
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Method, Reset
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.synapse import Dense
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.relu import relu_outputs
 from loihi_convert.simulation.simulator import Block, Simulator
 
@@ -110,17 +109,6 @@ def test_per_layer_methods_ignore_relays(method: Method) -> None:
     assert len(set(found.threshold[:5].tolist())) == 1
 
 
-def test_balancing_several_latencies_together_equals_each_alone() -> None:
-    options = BalanceOptions(method="ngu-lee")
-    together = balance_each(NETWORKS["residual"], images(), (1, 2, 8), options)
-    for steps, found in zip((1, 2, 8), together, strict=True):
-        alone = balance(NETWORKS["residual"], images(), steps, options)
-        for first, second in zip(found.layers[:-1], alone.layers, strict=False):
-            assert first.neuron is not None
-            assert second.neuron is not None
-            assert np.array_equal(first.neuron.threshold, second.neuron.threshold)
-
-
 @pytest.mark.parametrize("method", ["percentile", "least-squares"])
 def test_corrections_do_not_change_relays(method: Method) -> None:
     network = NETWORKS["residual"]
@@ -198,9 +186,11 @@ def test_a_channel_whose_threshold_is_nan_has_plain_relu() -> None:
 @pytest.mark.parametrize("reset", ["soft", "hard"])
 def test_qcfs_takes_learned_thresholds_and_fits_the_others(reset: Reset) -> None:
     network, calibration = mixed([0.8, np.nan]), pixels(51, 153, 255)
-    found = balance_each(network, calibration, (2, 16), BalanceOptions(method="qcfs", reset=reset))
-    fitted = balance_each(network, calibration, (2, 16), BalanceOptions(method="least-squares", reset=reset))
-    for spiking, other in zip(found, fitted, strict=True):
+    for steps in (2, 16):
+        spiking, other = (
+            balance(network, calibration, steps, BalanceOptions(method=method, reset=reset))
+            for method in ("qcfs", "least-squares")
+        )
         first, second = spiking.layers[0].neuron, spiking.layers[1].neuron
         least_squares = other.layers[0].neuron
         assert first is not None

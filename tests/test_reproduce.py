@@ -734,7 +734,7 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
     monkeypatch.setattr(measurements, "quantize", refuse)
     assert command("table", "2", "--variants", "literal", "-T", "2", "--no-best") == 0
     assert {row["refusal"] for row in command.rows("table-2.csv")} == {"fc: too large"}
-    monkeypatch.setattr(measurements, "balance_each", refuse)
+    monkeypatch.setattr(measurements, "balance_by_method", refuse)
     assert command("table", "2", "--variants", "compensated", "-T", "2", "--no-best") == 0
     assert {row["refusal"] for row in command.rows("table-2.csv")} == {"fc: too large"}
 

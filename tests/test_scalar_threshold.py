@@ -20,9 +20,9 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.checks.lava_dl import lava_dl_notes
 from loihi_convert.conversion.balancing import balance, choose_method
+from loihi_convert.conversion.flow import report_quantization
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import report_quantization
 from loihi_convert.conversion.scales import scalar_scales
 from loihi_convert.errors import NetxError, RangeError
 from loihi_convert.ground.arrays import Array

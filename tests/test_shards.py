@@ -16,7 +16,7 @@ from support.networks import random_network
 from support.shard_runs import Elsewhere, write_files, written
 
 from loihi_convert import netx
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, concatenated
 from loihi_convert.data import DataSplits, load_data

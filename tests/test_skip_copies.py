@@ -10,10 +10,9 @@ from support.relay_networks import NETWORKS, images, residual
 from test_balance import random_cnn
 
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.flow import choose_copies
+from loihi_convert.conversion.flow import choose_copies, identity_ratio, report_quantization
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import identity_ratio, report_quantization
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.report.conversion_tables import quantization_table

@@ -14,7 +14,7 @@ from support.command_line import invoker
 from support.shard_runs import write_files, written
 from test_shards import Elsewhere
 
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.data import DataSplits, StoredImages, load_data, stored_images
 from loihi_convert.errors import DataError
 from loihi_convert.ground.arrays import Array

@@ -28,7 +28,7 @@ from support.training import train
 
 from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.batch import conversion
 from loihi_convert.batch.clusters import local_cluster
 from loihi_convert.batch.computation import outcome_of

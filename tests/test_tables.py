@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 from support.evaluations import entry
 
-from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
+from loihi_convert.conversion.flow import LayerReport, QuantizationReport
 from loihi_convert.metrics.diagnosis import Diagnosis, LayerError, LayerLoss, Stage
 from loihi_convert.report.conversion_tables import cause_table, divergence_table, quantization_table
 from loihi_convert.report.figure import run_figure

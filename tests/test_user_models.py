@@ -16,7 +16,7 @@ from support import SUPPORT
 
 from loihi_convert import netx
 from loihi_convert.__main__ import main
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.data import load_data
 from loihi_convert.pipeline import exporting, running
 from loihi_convert.pipeline.opening import open_file

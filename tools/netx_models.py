@@ -61,7 +61,7 @@ from torch import nn
 
 from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint

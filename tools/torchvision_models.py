@@ -59,7 +59,7 @@ def measured(name: str, size: int) -> dict[str, Any]:
 
     from loihi_convert.chip.resources import network_resources
     from loihi_convert.errors import LoihiConvertError
-    from loihi_convert.ir.relays import relay_count
+    from loihi_convert.ir.network import relay_count
     from loihi_convert.lowering import lowered, obstacles
 
     torch.manual_seed(0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import Backend
-from loihi_convert.backends.options import BackendOptions
+from loihi_convert.backends.backend import Backend, BackendOptions
 from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated, check_run, require_result_size
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import BackendName
@@ -19,7 +19,7 @@ from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.simulator import Block, Simulator
 
 
@@ -94,65 +94,65 @@ def run_network(
     neuron = neuron or neuron_model(network)
     recording = Recording(counts=True, spikes=trace, potentials=trace, clipping=neuron.is_circuit)
     simulator = Simulator(network, recording, device=device, neuron=neuron)
-    count = len(images)
-    potentials = np.empty((count, timesteps, *network.shapes[-1]), np.int32)
-    output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
-    spike_counts = np.empty((count, timesteps, len(network.spiking_layers)), np.int64)
-    operations = np.empty_like(spike_counts)
-    channel_spikes = tuple(np.zeros((timesteps, layer.synapse.channels), np.int64) for layer in network.spiking_layers)
-    traces = _empty_traces(network, count, timesteps) if trace else ()
-    has_wrapped, has_saturated = np.zeros(count, np.bool_), np.zeros(count, np.bool_)
+    result = _unfilled(network, len(images), timesteps, trace=trace)
+    has_wrapped, has_saturated = np.zeros((2, len(images)), np.bool_)
 
     def take(block: Block) -> None:
         place, last = (block.images, block.steps), block.layers[-1]
-        potentials[place] = np.floor(last.potentials)[:, :, 0, 0]
-        if output_spikes is not None:
-            output_spikes[place] = last.spikes[:, :, 0, 0]
-        for index, layer in enumerate(block.layers[: spike_counts.shape[2]]):
-            spike_counts[(*place, index)] = layer.spike_counts
-            operations[(*place, index)] = layer.synaptic_operations
-            channel_spikes[index][block.steps] += layer.channel_spikes
+        result.potentials[place] = np.floor(last.potentials)[:, :, 0, 0]
+        if result.output_spikes is not None:
+            result.output_spikes[place] = last.spikes[:, :, 0, 0]
+        for index, (layer, spikes) in enumerate(zip(block.layers, result.channel_spikes, strict=False)):
+            result.spike_counts[(*place, index)] = layer.spike_counts
+            result.synaptic_operations[(*place, index)] = layer.synaptic_operations
+            spikes[block.steps] += layer.channel_spikes
         if block.digits is not None:
             has_saturated[block.images] |= are_saturated(block.digits)
         if neuron.is_circuit:
-            for layer in block.layers:
-                has_wrapped[block.images] |= layer.clipped.any(axis=1)
-        for layer_trace, layer in zip(traces, block.layers if trace else (), strict=True):
-            whole = layer_trace.potentials.shape[2:]
-            layer_trace.potentials[place] = _as_in_file(np.floor(layer.potentials), whole)
-            if layer_trace.spikes is not None:
-                layer_trace.spikes[place] = _as_in_file(layer.spikes, whole)
+            has_wrapped[block.images] |= np.any([layer.clipped.any(axis=1) for layer in block.layers], axis=0)
+        for traced, layer in zip(result.traces, block.layers, strict=False):
+            whole = traced.potentials.shape[2:]
+            traced.potentials[place] = _as_in_file(np.floor(layer.potentials), whole)
+            if traced.spikes is not None:
+                traced.spikes[place] = _as_in_file(layer.spikes, whole)
 
     ready = time.perf_counter()
     simulator.run(images, timesteps, take, first_image=first_image, progress=progress)
-    finished = time.perf_counter()
-    return RunResult(
-        potentials=potentials,
-        spike_counts=spike_counts,
-        synaptic_operations=operations,
-        seconds=finished - ready,
+    return replace(
+        result,
+        seconds=time.perf_counter() - ready,
         startup_seconds=ready - started,
-        output_spikes=output_spikes,
-        channel_spikes=channel_spikes,
-        traces=traces,
         wrapped_images=int(has_wrapped.sum()) if neuron.is_circuit else None,
         saturated_images=int(has_saturated.sum()) if network.low_bits else None,
+    )
+
+
+def _unfilled(network: QuantizedNetwork | GradedNetwork, image_count: int, timesteps: int, *, trace: bool) -> RunResult:
+    """A result whose arrays are to be filled; counts by channel start at 0."""
+    moments, spiking = (image_count, timesteps), len(network.spiking_layers)
+    outputs = (*moments, math.prod(network.shapes[-1]))
+    spike_type = np.int32 if network.is_graded else np.bool_
+    return RunResult(
+        potentials=np.empty(outputs, np.int32),
+        spike_counts=np.empty((*moments, spiking), np.int64),
+        synaptic_operations=np.empty((*moments, spiking), np.int64),
+        seconds=0,
+        startup_seconds=0,
+        output_spikes=np.empty(outputs, np.bool_) if network.readout == "spikes" else None,
+        channel_spikes=tuple(np.zeros((timesteps, shape[0]), np.int64) for shape in network.shapes[:spiking]),
+        traces=tuple(
+            LayerTrace(
+                np.empty((*moments, *shape), spike_type) if network.is_graded or index < spiking else None,
+                np.empty((*moments, *shape), np.int32),
+            )
+            for index, shape in enumerate(network.shapes if trace else ())
+        ),
     )
 
 
 def _as_in_file(maps: Array, shape: Shape) -> Array:
     """``(B, T, H, W, C)`` in the file's axes, ``(B, T, *shape)``."""
     return maps.transpose(0, 1, 4, 2, 3).reshape(*maps.shape[:2], *shape)
-
-
-def _empty_traces(network: QuantizedNetwork, count: int, timesteps: int) -> tuple[LayerTrace, ...]:
-    return tuple(
-        LayerTrace(
-            spikes=None if layer.neuron is None else np.empty((count, timesteps, *shape), np.bool_),
-            potentials=np.empty((count, timesteps, *shape), np.int32),
-        )
-        for layer, shape in zip(network.layers, network.shapes, strict=True)
-    )
 
 
 # Largest number of images x neurons of the largest layer simulated at once.
@@ -193,41 +193,31 @@ def run_graded(
 
     started = time.perf_counter()
     require_result_size(network, len(inputs), 1, trace=trace)
-    count, sending, outputs = len(inputs), len(network.spiking_layers), math.prod(network.shapes[-1])
+    count = len(inputs)
+    result = _unfilled(network, count, 1, trace=trace)
     fan_outs = [fan_out.reshape(-1) for fan_out in network.fan_outs]
-    potentials = np.empty((count, 1, outputs), np.int32)
-    messages_sent, operations = np.empty((2, count, 1, sending), np.int64)
-    channels = [np.zeros((1, shape[0]), np.int64) for shape in network.shapes[:sending]]
-    traces = [
-        LayerTrace(*(np.empty((count, 1, *shape), np.int32) for _ in range(2)))
-        for shape in (network.shapes if trace else ())
-    ]
-    start = settled_state(network)
+    state = start = settled_state(network)
     leaves_range = np.full(count, any(layer.leaves_range.any() for layer in start))
     ready = time.perf_counter()
     at_once = 1 if is_stream else max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
-    state = start
     for first in range(0, count, at_once):
         rows = slice(first, min(first + at_once, count))
         state = next(frame_steps(network, [inputs[rows]], state if is_stream else start))
-        potentials[rows, 0] = state[-1].activation.reshape(-1, outputs)
+        images = rows.stop - first
+        result.potentials[rows, 0] = state[-1].activation.reshape(images, -1)
         leaves_range[rows] |= np.any([layer.leaves_range for layer in state], axis=0)
-        for index, (layer, fan_out) in enumerate(zip(state, fan_outs, strict=False)):
-            is_sent = (layer.messages != 0).reshape(len(layer.messages), -1)
-            messages_sent[rows, 0, index] = is_sent.sum(axis=1)
-            operations[rows, 0, index] = is_sent @ fan_out
-            channels[index][0] += is_sent.reshape(len(is_sent), channels[index].shape[1], -1).sum(axis=(0, 2))
-        for recorded, layer in zip(traces, state, strict=False):
-            assert recorded.spikes is not None
-            recorded.spikes[rows, 0], recorded.potentials[rows, 0] = layer.messages, layer.activation
+        for index, (layer, fan_out, spikes) in enumerate(zip(state, fan_outs, result.channel_spikes, strict=False)):
+            is_sent = (layer.messages != 0).reshape(images, -1)
+            result.spike_counts[rows, 0, index] = is_sent.sum(axis=1)
+            result.synaptic_operations[rows, 0, index] = is_sent @ fan_out
+            spikes[0] += is_sent.reshape(images, spikes.shape[1], -1).sum(axis=(0, 2))
+        for traced, layer in zip(result.traces, state, strict=False):
+            assert traced.spikes is not None
+            traced.spikes[rows, 0], traced.potentials[rows, 0] = layer.messages, layer.activation
         progress(rows.stop, count)
-    return RunResult(
-        potentials=potentials,
-        spike_counts=messages_sent,
-        synaptic_operations=operations,
+    return replace(
+        result,
         seconds=time.perf_counter() - ready,
         startup_seconds=ready - started,
-        channel_spikes=tuple(channels),
-        traces=tuple(traces),
         wrapped_images=int(leaves_range.sum()),
     )

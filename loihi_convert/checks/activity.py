@@ -14,9 +14,8 @@ from loihi_convert.checks.network_rules import NetworkRun, channels, idle, layer
 from loihi_convert.chip import limits
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, is_relay
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import is_relay
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +37,7 @@ class Activity:
     is_readout
         Whether its channels are the outputs.
     is_relay
-        bool ``(C,)``: relays (`ir.relays`), which are silent or saturated whenever their source is, and not reported;
+        bool ``(C,)``: relays (`ir.network`), which are silent or saturated whenever their source is, and not reported;
         ``None`` without relays.
     """
 
@@ -83,7 +82,7 @@ def network_activity(
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
     # The simulator loads torch, which a check without images does not need.
     from loihi_convert.backends.result import check_run
-    from loihi_convert.simulation.layer_spec import Recording
+    from loihi_convert.simulation.layers import Recording
     from loihi_convert.simulation.simulator import Block, Simulator, harmless_limits
 
     check_run(network, images, timesteps)

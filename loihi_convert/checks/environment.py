@@ -151,7 +151,7 @@ def _lava_run(name: str, lava_python: str | None) -> Check:
     import numpy as np
 
     from loihi_convert import netx
-    from loihi_convert.backends import BackendOptions, open_backend
+    from loihi_convert.backends.backend import BackendOptions, open_backend
     from loihi_convert.backends.result import first_difference
 
     where = lava_python or f"{sys.executable} (this interpreter)"

@@ -12,17 +12,17 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends.lava.timing import reset_interval
+from loihi_convert.backends.lava.exchange import reset_interval
 from loihi_convert.checks.finding import Rule, Violation
 from loihi_convert.chip import limits, rules
 from loihi_convert.chip.partition import span
 from loihi_convert.chip.resources import Chips, LayerResources
-from loihi_convert.conversion.chip_scales import current_bounds, potential_bounds
+from loihi_convert.conversion.scales import current_bounds, potential_bounds
 from loihi_convert.errors import first_few
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset
+from loihi_convert.ir.network import is_relay
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.relays import is_relay
 
 _LIF: Final = "lava/proc/lif/models.py"
 _MAX_CHANNELS: Final = 8
@@ -61,7 +61,7 @@ class LayerRun:
 
     @property
     def own(self) -> Array:
-        """Channels that are not relays (`ir.relays`): bool ``(C_out,)``."""
+        """Channels that are not relays (`ir.network`): bool ``(C_out,)``."""
         return ~is_relay(self.layer.relay_of, self.layer.synapse.channels)
 
     @property

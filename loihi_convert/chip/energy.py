@@ -16,7 +16,7 @@ neurons share the work evenly.
 If pixels are Poisson spikes, which are not counted, nothing is multiplied: the low end leaves them out, the high end
 assumes a spike of every pixel in every step, T M_1 additions.
 
-Relays (`ir.relays`) count like all other neurons; their share is also given separately. So do the synapses and neurons
+Relays (`ir.network`) count like all other neurons; their share is also given separately. So do the synapses and neurons
 of the circuit of stock neurons (`metrics.work`). With it, N counts its neurons, too, and 2P replaces T, except
 in T M_1; the high end includes the most that it may do in steps that are not run.
 

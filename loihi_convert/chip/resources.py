@@ -5,7 +5,7 @@ networks: `partition` divides a layer among cores, counts its synapses, and find
 `tests/test_compiler_cores.py` holds it to all 34 printed layers, to which it was fitted.
 No core is shared by two layers.
 
-Relays (`ir.relays`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
+Relays (`ir.network`) count like all other neurons. The cores due to relays are those of their layer minus the cores of
 the layer without them.
 
 The stock circuit (`ir.neuron_model`) is counted for target loihi2: a synapse from each neuron that can fire to itself,
@@ -44,9 +44,8 @@ from loihi_convert.chip.partition import (
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import with_constant_channel
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, relay_count
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import Dense, Synapse, pooled_shape
 
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Annotated
 
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, log
 from loihi_convert.cli.train import trained_sentence

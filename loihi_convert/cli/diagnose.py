@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.inputs import (

@@ -33,7 +33,7 @@ from loihi_convert.ground.files import require_output
 from loihi_convert.ground.options import Flag, parse_timesteps
 
 if TYPE_CHECKING:
-    from loihi_convert.conversion.quantization_report import QuantizationReport
+    from loihi_convert.conversion.flow import QuantizationReport
     from loihi_convert.data import Dataset, DataSplits
     from loihi_convert.pipeline.exporting import ExportResult, GradedExport
     from loihi_convert.pipeline.formats import Rewritten

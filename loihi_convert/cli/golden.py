@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json, say_tables
 from loihi_convert.cli.options import BoardOptions, is_given
@@ -21,7 +21,7 @@ from loihi_convert.ground.dependencies import other_interpreter
 from loihi_convert.ground.options import Flag
 
 if TYPE_CHECKING:
-    from loihi_convert.backends import BackendOptions
+    from loihi_convert.backends.backend import BackendOptions
     from loihi_convert.backends.loihi2.plan import ChipPlan
     from loihi_convert.ir.quantized import QuantizedNetwork
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from loihi_convert.backends import BackendOptions
+from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, aligned, echo, log, say, say_answer, say_json, say_tables
 from loihi_convert.cli.inputs import DataRequest, require_netx

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from loihi_convert.backends import BackendOptions, open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import log

@@ -15,7 +15,7 @@ the layers corrected so far on calibration images (after Li et al., ICML 2021, "
 2. initial potential: of `SHARES` x threshold, the one whose firing rates have the least squared difference from the
    CNN's activations, per channel.
 
-Relays (`ir.relays`) are not corrected. The bias of the last layer is corrected too, since its potential is the output.
+Relays (`ir.network`) are not corrected. The bias of the last layer is corrected too, since its potential is the output.
 The corrections are exported as biases and initial potentials, which cost nothing on the chip.
 """
 
@@ -34,14 +34,13 @@ from loihi_convert.conversion.agreement import (
     measure_of,
     require_calibration,
 )
-from loihi_convert.conversion.methods import balance_each, has_learned_thresholds
+from loihi_convert.conversion.methods import balance_by_method, has_learned_thresholds
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import UsageError, require_kind
 from loihi_convert.ground.choices import Method
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
-from loihi_convert.ir.relays import is_relay
+from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import Activations, cnn_scores
@@ -91,7 +90,7 @@ def balance(
     if options.method == AUTO:
         best, *_ = choose_method(network, images, timesteps, options, device=device, progress=progress)
         options = best.chosen(options)
-    (balanced,) = balance_each(network, images, (timesteps,), options, device=device, progress=progress)
+    balanced = balance_by_method(network, images, timesteps, options, device=device, progress=progress)
     if not options.bias_correction:
         return balanced
     is_given = options.initial_potential is not None
@@ -204,8 +203,10 @@ def choose_method(
 
     for method, percentile in candidates:
         chosen = replace(options, method=method, percentile=percentile)
-        balanced += balance_each(
-            network, balancing, (timesteps,), chosen, activations=activations, device=device, progress=report
+        balanced.append(
+            balance_by_method(
+                network, balancing, timesteps, chosen, activations=activations, device=device, progress=report
+            )
         )
         trials.append(tried(balanced[-1], chosen, corrected=bool(options.bias_correction)))
         report(0, 1)

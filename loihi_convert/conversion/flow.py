@@ -1,9 +1,9 @@
-"""ReluNetwork -> QuantizedNetwork: choose a method, balance, correct, quantize, and measure the agreement.
+"""ReluNetwork -> QuantizedNetwork: choose a method, balance, correct, quantize, and report the cost of rounding.
 
 `choose_copies` chooses the number of relay copies for each skip connection, by trials on calibration images. A skip
 enters a convolution with the amplitude it repeats as its weight, often several times the largest weight there. All
 weights of a channel share one scale, so at 8 bits the convolution loses 1 to 2 of them
-(`quantization_report.identity_ratio`). If r relays repeat the same spikes, each has 1/r of the weight, and log2(r) bits
+(`identity_ratio`). If r relays repeat the same spikes, each has 1/r of the weight, and log2(r) bits
 are regained. Every copy costs neurons, spikes and synaptic operations. So copies are tried only if a skip costs bits,
 and more copies are used only if the quantized network then agrees better with the CNN by more than chance.
 """
@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
+from loihi_convert.chip import limits
 from loihi_convert.conversion.agreement import (
     Agreement,
     Measure,
@@ -29,14 +30,178 @@ from loihi_convert.conversion.agreement import (
 from loihi_convert.conversion.balancing import Trial, balance, balancing_images, choose_method, trial_images
 from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.conversion.quantization_report import QuantizationReport, identity_ratio, report_quantization
-from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
-from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, layer_words
+from loihi_convert.conversion.scales import is_proven
+from loihi_convert.ground.arrays import Array, signed_bits
+from loihi_convert.ground.choices import Target
+from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress, no_progress_bar
+from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, is_relay, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulator import last_outputs
+from loihi_convert.simulation.simulator import HarmlessLimits, clipped_images, harmless_limits, last_outputs
+
+
+@dataclass(frozen=True)
+class LayerReport:
+    """Cost of rounding one layer, without its relays, which are rounded without error.
+
+    Parameters
+    ----------
+    name
+        The layer.
+    weight_bits
+        Bits used by the widest weight of a channel, sign included: (smallest, median, largest) over the channels that
+        can fire, or integrate; ``None`` if there are none.
+    weight_error
+        Root mean square of the rounding error of the weights, divided by that of the weights themselves, over the
+        channels that can fire.
+    thresholds
+        (smallest, largest) of the channels that can fire; ``None`` if none can, or the layer only integrates.
+    threshold_error
+        Largest relative rounding error of a threshold; 0 without thresholds.
+    dead_channels
+        Channels that can never fire.
+    low_clipped, high_clipped, either_clipped
+        Calibration images on which a potential passed its lower limit, its upper limit, or either. For target loihi2:
+        images on which u wrapped.
+    identity_ratio
+        If skip connections enter: the weight of a skip divided by the largest other weight of the same channel, the
+        median over the channels that a skip enters; see `identity_ratio`. ``None`` without skips.
+    is_low_harmless, is_high_harmless
+        Whether clipping at that limit changes no spike, see `HarmlessLimits`.
+    is_proven
+        For target loihi2: True if no image can make u wrap; False if it only stays in range on the calibration images.
+        ``None`` for target lava, whose potentials clip.
+    """
+
+    name: str
+    weight_bits: tuple[int, int, int] | None
+    weight_error: float
+    thresholds: tuple[int, int] | None
+    dead_channels: tuple[int, ...]
+    low_clipped: int
+    high_clipped: int
+    either_clipped: int
+    threshold_error: float = 0.0
+    is_proven: bool | None = None
+    identity_ratio: float | None = None
+    is_low_harmless: bool = False
+    is_high_harmless: bool = False
+
+    @property
+    def harmful_clips(self) -> int:
+        """Calibration images on which clipping may have changed spikes or outputs."""
+        harmless = HarmlessLimits(self.is_low_harmless, self.is_high_harmless)
+        return harmless.harmful(self.low_clipped, self.high_clipped, self.either_clipped)
+
+    @property
+    def identity_bits(self) -> float | None:
+        """Weight bits lost by the channels that skips enter: log2 of `identity_ratio`, at least 0."""
+        return None if self.identity_ratio is None else max(0.0, math.log2(self.identity_ratio))
+
+
+@dataclass(frozen=True)
+class QuantizationReport:
+    """Cost of rounding, layer by layer.
+
+    Parameters
+    ----------
+    layers
+        One per layer.
+    image_count
+        Number of calibration images on which clipping was counted.
+    timesteps
+        Number of steps over which clipping was counted.
+    max_timesteps
+        Largest T for which the output potentials stay in range.
+    target
+        Target of the network.
+    pixel_bits
+        Pixel bits of the network.
+    """
+
+    layers: tuple[LayerReport, ...]
+    image_count: int
+    timesteps: int
+    max_timesteps: int
+    target: Target = "lava"
+    pixel_bits: int = limits.MAX_PIXEL_BITS
+
+
+def report_quantization(
+    network: QuantizedNetwork,
+    real: SpikingNetwork,
+    images: ImageArray,
+    *,
+    device: str = "cpu",
+    progress: Progress = no_progress,
+) -> QuantizationReport:
+    """Return the cost of rounding ``real`` to ``network``.
+
+    Clipping is counted on ``images``, uint8 ``(N, C, H, W)``, over ``network.timesteps`` steps.
+    """
+    clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
+    layers = []
+    for index, (layer, before, counts, amplitude) in enumerate(
+        zip(network.layers, real.layers, clipped.tolist(), network.received_amplitudes, strict=True)
+    ):
+        synapse = before.synapse if amplitude is None else before.synapse.with_input_factors(amplitude)
+        proven = None
+        if network.is_circuit:
+            proven = is_proven(layer, network.timesteps, is_constant=network.has_constant_current(index))
+        own = ~is_relay(layer.relay_of, layer.synapse.channels)
+        dead = np.zeros(len(own), np.bool_) if layer.balanced is None else ~np.isfinite(layer.balanced.threshold) & own
+        alive = own & ~dead
+        rows, wanted = (weight.reshape(len(own), -1)[alive] for weight in (layer.weight, synapse.weight))
+        bits = signed_bits(np.abs(rows).max(axis=1))
+        lost = float(np.square(wanted - rows * (layer.scale[alive, None] * layer.largest_input_sum)).sum())
+        fires = np.zeros(0) if layer.threshold is None else layer.threshold[alive]
+        balanced = fires if layer.balanced is None else layer.balanced.threshold[alive]
+        errors = np.abs(fires * layer.scale[alive] - balanced) / balanced if fires.size else fires
+        report = LayerReport(
+            layer.name,
+            (int(bits.min()), int(np.median(bits)), int(bits.max())) if bits.size else None,
+            math.sqrt(lost / (float(np.square(wanted).sum()) or 1.0)),
+            (int(fires.min()), int(fires.max())) if fires.size else None,
+            tuple(np.flatnonzero(dead).tolist()),
+            low_clipped=counts[0],
+            high_clipped=counts[1],
+            either_clipped=counts[2],
+            threshold_error=float(errors.max(initial=0)),
+            is_proven=proven,
+            identity_ratio=identity_ratio(synapse, network.layers[index - 1].relay_of if index else None),
+            **harmless_limits(network, index)._asdict(),
+        )
+        layers.append(report)
+    return QuantizationReport(
+        tuple(layers), len(images), network.timesteps, network.max_timesteps, network.target, network.pixel_bits
+    )
+
+
+def identity_ratio(synapse: Synapse, relay_of: Array | None) -> float | None:
+    """Return the size of the weights of skips relative to the other weights of the channels they enter.
+
+    A relay enters a layer as an *identity* if it has a single weight there, one tap into one channel that also has
+    weights from other inputs. It contains the amplitude that the relay repeats. Since all weights of a channel share
+    one scale, the others lose the logarithm of the ratio in bits: the largest weight of an identity divided by the
+    largest other weight, the median over the channels that have both; None if there are none. ``synapse`` is in
+    floating point, with amplitudes, ``relay_of`` that of the layer before.
+    """
+    if relay_of is None:
+        return None
+    groups = synapse.groups if isinstance(synapse, Conv) else 1
+    weight = np.abs(synapse.weight)
+    # (groups, outputs and inputs of a group, taps)
+    taps = weight.reshape(groups, weight.shape[0] // groups, weight.shape[1], -1)
+    inputs = np.repeat(is_relay(relay_of, len(relay_of)), groups * weight.shape[1] // len(relay_of))
+    is_identity = (np.count_nonzero(taps, axis=(1, 3)) == 1) & inputs.reshape(groups, -1)
+    largest = taps.max(axis=3)
+    skips = np.where(is_identity[:, None], largest, 0).max(axis=2)
+    others = np.where(is_identity[:, None], 0, largest).max(axis=2)
+    joined = (skips > 0) & (others > 0)
+    return float(np.median(skips[joined] / others[joined])) if joined.any() else None
+
 
 COMPARED_IMAGES: Final = 32
 """Calibration images on which the outputs of the quantized and of the float network are compared."""
@@ -104,32 +269,43 @@ def to_integers(
         Opens a progress bar for each stage.
     """
     require_timesteps((timesteps,))
-    converting = _Converting(cnn, images, timesteps, balance_options, quantize_options, device, bars)
+
+    def made(chosen: BalanceOptions) -> _Made:
+        """Balance, correct, quantize and measure."""
+        with bars(f"T = {timesteps}: balancing thresholds") as progress:
+            spiking = balance(cnn, images, timesteps, chosen, device=device, progress=progress)
+        with bars(f"T = {timesteps}: quantizing") as progress:
+            quantized = quantize(spiking, images, quantize_options, device=device, progress=progress)
+        agreement = measured_agreement(cnn, quantized, trial_images(images, timesteps), device=device)
+        return _Made(spiking, quantized, agreement)
+
+    measure = measure_of(cnn.task)
+    trials: tuple[Trial, ...] = ()
+    choice: tuple[str, ...] = ()
     if balance_options.method == AUTO:
         with bars(f"T = {timesteps}: choosing the balancing method") as progress:
             trials = choose_method(
                 cnn, images, timesteps, balance_options, quantize_options, device=device, progress=progress
             )
-        made, trials, choice = converting.best_of(trials)
+        (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balance_options, measure)
     else:
-        made, trials, choice = converting(balance_options), (), ()
-    choice_record = [asdict(trial) for trial in trials]
-    spiking = replace(made.spiking, provenance=made.spiking.provenance.with_parts(choice=choice_record))
-    quantized = replace(made.quantized, provenance=made.quantized.provenance.with_parts(choice=choice_record))
+        spiking, quantized, agreement = made(balance_options)
+    record = [asdict(trial) for trial in trials]
+    spiking = replace(spiking, provenance=spiking.provenance.with_parts(choice=record))
+    quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
     # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
     counted = images if quantized.is_circuit else trial_images(images, timesteps)
     with bars(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
-    measure = measure_of(cnn.task)
     share = rounded_share(measure, spiking, quantized, compared, device=device)
     notes = (
         *choice,
-        *_agreement_notes(measure, made.agreement, balance_options),
+        *_agreement_notes(measure, agreement, balance_options),
         *_readout_notes(quantized, report, quantize_options),
         *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
-    return Conversion(spiking, quantized, report, trials, made.agreement, notes)
+    return Conversion(spiking, quantized, report, trials, agreement, notes)
 
 
 class _Made(NamedTuple):
@@ -138,56 +314,33 @@ class _Made(NamedTuple):
     agreement: Agreement
 
 
-@dataclass(frozen=True, eq=False)
-class _Converting:
-    """The conversion of a CNN with all calibration images by any method; fields as in `to_integers`."""
+def _best_of(
+    made: Callable[[BalanceOptions], _Made], trials: tuple[Trial, ...], options: BalanceOptions, measure: Measure
+) -> tuple[_Made, tuple[Trial, ...], tuple[str, ...]]:
+    """The conversion by the best trial, the trials with the chosen one first, and notes.
 
-    cnn: ReluNetwork
-    images: ImageArray
-    timesteps: int
-    balance_options: BalanceOptions
-    quantize_options: QuantizeOptions
-    device: str
-    bars: ProgressFactory
-
-    def __call__(self, options: BalanceOptions) -> _Made:
-        """Balance, correct, quantize and measure; ``options`` must name a method other than ``auto``."""
-        with self.bars(f"T = {self.timesteps}: balancing thresholds") as progress:
-            spiking = balance(self.cnn, self.images, self.timesteps, options, device=self.device, progress=progress)
-        with self.bars(f"T = {self.timesteps}: quantizing") as progress:
-            quantized = quantize(spiking, self.images, self.quantize_options, device=self.device, progress=progress)
-        tried = trial_images(self.images, self.timesteps)
-        return _Made(spiking, quantized, measured_agreement(self.cnn, quantized, tried, device=self.device))
-
-    def best_of(self, trials: tuple[Trial, ...]) -> tuple[_Made, tuple[Trial, ...], tuple[str, ...]]:
-        """Return the conversion by the best trial, the trials with the chosen one first, and notes.
-
-        With more images than in the trial, thresholds and scales differ, and few-bit integers round differently. If the
-        agreement falls by more than chance, the second best trial is converted too, and the better of both conversions
-        is kept.
-        """
-        best, *others = trials
-        measure = measure_of(self.cnn.task)
-        made = self(best.chosen(self.balance_options))
-        notes: tuple[str, ...] = ()
-        if others and measure.falls_short(made.agreement, best):
-            second, *rest = others
-            other = self(second.chosen(self.balance_options))
-            notes = (
-                f"With all calibration images, the agreement of {best.name} falls to "
-                f"{measure.percent(made.agreement.agreement)}, that of {second.name} to "
-                f"{measure.percent(other.agreement.agreement)}; the better one is used.",
-            )
-            if (-other.agreement.agreement, other.agreement.error) < (-made.agreement.agreement, made.agreement.error):
-                made, trials = other, (second, best, *rest)
-        return made, trials, (_choice_note(measure, trials, made.agreement, self.timesteps), *notes)
-
-
-def _choice_note(measure: Measure, trials: Sequence[Trial], agreement: Agreement, timesteps: int) -> str:
-    """The chosen method, the agreement of its network, and the results of the trials."""
+    With more images than in the trial, thresholds and scales differ, and few-bit integers round differently. If the
+    agreement falls by more than chance, the second best trial is converted too, and the better of both conversions is
+    kept.
+    """
+    best, *others = trials
+    found = made(best.chosen(options))
+    notes: tuple[str, ...] = ()
+    if others and measure.falls_short(found.agreement, best):
+        second, *rest = others
+        other = made(second.chosen(options))
+        notes = (
+            f"With all calibration images, the agreement of {best.name} falls to "
+            f"{measure.percent(found.agreement.agreement)}, that of {second.name} to "
+            f"{measure.percent(other.agreement.agreement)}; the better one is used.",
+        )
+        if (-other.agreement.agreement, other.agreement.error) < (-found.agreement.agreement, found.agreement.error):
+            found, trials = other, (second, best, *rest)
     tried = ", ".join(f"{trial.name} {measure.percent(trial.agreement)}" for trial in trials)
+    agreement, steps = found.agreement, found.quantized.timesteps
     agrees = measure.words(agreement.agreement, "the CNN", f"{agreement.image_count} calibration images")
-    return f"{CHOICE_NOTE}{trials[0].name} for T = {timesteps}; the quantized network {agrees} (trials: {tried})."
+    choice = f"{CHOICE_NOTE}{trials[0].name} for T = {steps}; the quantized network {agrees} (trials: {tried})."
+    return found, trials, (choice, *notes)
 
 
 def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions) -> tuple[str, ...]:

@@ -52,8 +52,7 @@ from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, all_but_channels, by_channel
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork, with_constant_channel
-from loihi_convert.ir.network import ReluNetwork
-from loihi_convert.ir.relays import is_relay, relay_count, relayed
+from loihi_convert.ir.network import ReluNetwork, is_relay, relay_count, relayed
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
 from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.graded import blank_step, layer_step, weighted

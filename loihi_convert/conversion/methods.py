@@ -1,68 +1,59 @@
-"""ReluNetwork -> SpikingNetwork by one of the methods of `BalanceOptions`, for one or several latencies T.
+"""ReluNetwork -> SpikingNetwork by one of the methods of `BalanceOptions`.
 
 A method is a function that gives a layer's thresholds, and its line in `METHODS`; its name is one of `choices.Method`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.conversion.agreement import MOST, calibration_subset, fitted_images, overflow, require_calibration
-from loihi_convert.conversion.options import AUTO, BalanceOptions, require_readout, require_timesteps
+from loihi_convert.conversion.agreement import MOST, calibration_subset, fitted_images, overflow
+from loihi_convert.conversion.options import AUTO, BalanceOptions, require_readout
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.ir.provenance import Provenance
-from loihi_convert.ir.relays import is_relay
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
 from loihi_convert.simulation.relu import Activations
 
 
-def balance_each(
+def balance_by_method(
     network: ReluNetwork,
     images: ImageArray,
-    timesteps: Sequence[int],
+    timesteps: int,
     options: BalanceOptions,
     *,
     activations: Activations | None = None,
     device: str = "cpu",
     progress: Progress = no_progress,
-) -> tuple[SpikingNetwork, ...]:
-    """Return ``network`` with integrate-and-fire neurons, one network per latency in ``timesteps``.
-
-    Results that the latencies share are computed once: activations, and the largest currents after each T, as long as
-    the layers before have the same thresholds for all T. A network of two convolutions needs one simulation. Batches
-    then have another size than for one T alone, so the last bits of a threshold may differ.
+) -> SpikingNetwork:
+    """Return ``network`` with integrate-and-fire neurons.
 
     Parameters
     ----------
-    network, images, device, progress
+    network, images, timesteps, device, progress
         As in `balancing.balance`.
-    timesteps
-        The latencies T.
     options
         A method other than ``auto``; ``bias_correction`` is ignored, see `balancing.correct_biases`.
     activations
         Those of ``network`` on ``images``, if other methods use them, too.
     """
-    _require_method(network, options)
+    if options.method == AUTO:
+        raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` resolves auto.")
+    if options.method == "qcfs" and not has_learned_thresholds(network):
+        hint = "Train it with `loihi-convert train --qcfs 4`, or use `method='auto'`."
+        raise UsageError("found 'qcfs' for a CNN that was not trained with thresholds", where="method", hint=hint)
     require_readout(network.task, options.output)
-    require_timesteps(timesteps)
-    require_calibration(network, images)
-    if METHODS[options.method].fits_rates(network) and len(timesteps) > 1:
-        # They share no simulation, and T decides how many images are used.
-        each = (balance_each(network, images, (t,), options, device=device, progress=progress) for t in timesteps)
-        return tuple(one for (one,) in each)
-    used = _used_images(network, images, max(timesteps), options)
+    used = _used_images(network, images, timesteps, options)
     if activations is None or len(activations.images) != len(used):
         activations = Activations(network, used)
-    layers_of = _Balancing(network, activations, options, device).layers(sorted(timesteps), progress)
+    layers = _Balancing(network, activations, timesteps, options, device, progress).layers()
     last = network.layers[-1]
     readout = [SpikingLayer(last.name, last.synapse, None)] if options.output == "potential" else []
     provenance = {
@@ -75,27 +66,17 @@ def balance_each(
         "input": "constant" if options.input_seed is None else "poisson",
         "calibration_images": len(images),
         **({"percentile": options.percent} if options.method == "percentile" else {}),
+        "timesteps": timesteps,
     }
-    return tuple(
-        SpikingNetwork(
-            network.input_shape,
-            (*layers_of[t], *readout),
-            t,
-            options.neuron_reset,
-            Provenance({"balance": {**provenance, "timesteps": t}}),
-            options.input_seed,
-            network.task,
-        )
-        for t in timesteps
+    return SpikingNetwork(
+        network.input_shape,
+        (*layers, *readout),
+        timesteps,
+        options.neuron_reset,
+        Provenance({"balance": provenance}),
+        options.input_seed,
+        network.task,
     )
-
-
-def _require_method(network: ReluNetwork, options: BalanceOptions) -> None:
-    if options.method == AUTO:
-        raise UsageError("found 'auto'", where="method", expected=one_of(METHODS), hint="`balance` resolves auto.")
-    if options.method == "qcfs" and not has_learned_thresholds(network):
-        hint = "Train it with `loihi-convert train --qcfs 4`, or use `method='auto'`."
-        raise UsageError("found 'qcfs' for a CNN that was not trained with thresholds", where="method", hint=hint)
 
 
 def has_learned_thresholds(network: ReluNetwork) -> bool:
@@ -117,145 +98,136 @@ def _not_learned(layer: ReluLayer) -> Array:
     return np.asarray(unknown & ~is_relay(layer.relay_of, channels))
 
 
+class Balanced(NamedTuple):
+    """Thresholds of a layer, and spike amplitudes as factors on the thresholds: float64, each ``(C_out,)``."""
+
+    thresholds: Array
+    factors: Array
+
+
+def _unit_amplitude(thresholds: Array) -> Balanced:
+    return Balanced(thresholds, np.ones_like(thresholds))
+
+
+# Candidates of least-squares, as fractions of the channel's largest activation.
+_CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
+
+
 class _Balancing:
-    """Balancing of a network's layers with neurons, for several T; parameters as in `balance_each`."""
+    """Balancing of a network's layers with neurons; parameters as in `balance_by_method`."""
 
-    def __init__(self, network: ReluNetwork, activations: Activations, options: BalanceOptions, device: str) -> None:
-        self._network, self._activations, self._options, self._device = network, activations, options, device
+    def __init__(
+        self,
+        network: ReluNetwork,
+        activations: Activations,
+        timesteps: int,
+        options: BalanceOptions,
+        device: str,
+        progress: Progress,
+    ) -> None:
+        self.network, self.timesteps, self.options = network, timesteps, options
+        self.fixed: list[SpikingLayer] = []
+        self._activations, self._progress = activations, progress
         self._method = METHODS[options.method]
-        self._fits_rates = self._method.fits_rates(network)
-        self._depth = len(network.layers) - (options.output == "potential")
         self._percentiles: list[Array] = []
-        self._done, self._passes = 1, 1
-        self._progress: Progress = no_progress
+        self._depth = len(network.layers) - (options.output == "potential")
+        self._done = 1
+        self._simulation = GrowingSimulation(
+            network,
+            activations.images,
+            timesteps,
+            options.neuron_reset,
+            poisson_seed=options.input_seed,
+            device=device,
+            whole=self._method.fits_rates(network),
+            most_images=fitted_images(network),
+        )
 
-    def layers(self, timesteps: Sequence[int], progress: Progress) -> dict[int, list[SpikingLayer]]:
-        """Return the balanced layers for each of ``timesteps``, ascending."""
-        # A fit to the rates over T steps needs all T steps at once, separately for each T.
-        apart = [[t] for t in timesteps] if self._fits_rates else [list(timesteps)]
-        self._progress = progress
-        self._passes = 1 + len(apart) * self._depth
-        found: dict[int, list[SpikingLayer]] = {}
-        for steps in apart:
-            found |= self._grown([], steps, self._simulation(steps))
-        return found
+    @property
+    def layer(self) -> ReluLayer:
+        """The layer after ``fixed``, those that have their thresholds."""
+        return self.network.layers[len(self.fixed)]
 
-    def _grown(
-        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
-    ) -> dict[int, list[SpikingLayer]]:
-        """The layers for each of ``timesteps``, which share ``fixed``; ``simulation`` has already run those."""
-        if len(fixed) == self._depth:
-            return dict.fromkeys(timesteps, fixed)
-        layer = self._network.layers[len(fixed)]
-        same: dict[bytes, list[int]] = {}
-        layers: dict[int, SpikingLayer] = {}
-        for steps, (base, factor) in zip(
-            timesteps, self._method.thresholds(self, fixed, timesteps, simulation), strict=True
-        ):
+    def layers(self) -> list[SpikingLayer]:
+        """Return the balanced layers."""
+        while len(self.fixed) < self._depth:
+            layer = self.layer
+            base, factor = self._method.thresholds(self)
             base = np.where(is_relay(layer.relay_of, len(base)), 0.0, base)
             if not np.isfinite(base).all():
                 raise overflow("its input exceeds", layer.name)
-            if len(fixed) == len(self._network.layers) - 1:
+            if layer is self.network.layers[-1]:
                 # Spike counts of classes are compared as they are.
                 base, factor = np.full_like(base, base.max()), np.ones_like(factor)
             elif layer.ceiling is not None:
                 base = np.minimum(base, layer.ceiling)
-            before = fixed[-1].neuron if fixed else None
-            neuron = _neuron(base, factor, self._options).with_relays(before, layer.relay_of)
-            layers[steps] = SpikingLayer(layer.name, layer.synapse, neuron, relay_of=layer.relay_of)
-            same.setdefault(base.tobytes(), []).append(steps)
-        found: dict[int, list[SpikingLayer]] = {}
-        for together in same.values():
-            # The stored spikes, of the largest T, can be reused only if all T still share their layers.
-            goes_on = simulation if len(same) == 1 else self._simulation(together)
-            found |= self._grown([*fixed, layers[together[0]]], together, goes_on)
-        return found
+            before = self.fixed[-1].neuron if self.fixed else None
+            neuron = _neuron(base, factor, self.options).with_relays(before, layer.relay_of)
+            self.fixed.append(SpikingLayer(layer.name, layer.synapse, neuron, relay_of=layer.relay_of))
+        return self.fixed
 
-    def by_currents(
-        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
-    ) -> list[Balanced]:
+    def by_currents(self) -> Balanced:
         """The largest currents."""
-        found = simulation.largest_currents(fixed, timesteps, progress=self._report)
+        found = self._simulation.largest_currents(self.fixed, progress=self._report)
         self._done += 1
         if self._method.per_layer:
-            own = found[:, ~is_relay(self._network.layers[len(fixed)].relay_of, found.shape[1])]
-            found = np.broadcast_to(own.max(axis=1, keepdims=True) if own.size else 0.0, found.shape)
-        return [_unit_amplitude(thresholds) for thresholds in found]
+            own = found[~is_relay(self.layer.relay_of, len(found))]
+            found = np.full_like(found, own.max() if own.size else 0.0)
+        return _unit_amplitude(found)
 
-    def by_activations(self, fixed: list[SpikingLayer], timesteps: list[int], _: GrowingSimulation) -> list[Balanced]:
+    def by_activations(self) -> Balanced:
         """A percentile of the activations."""
-        return [_unit_amplitude(self._percentile_of(len(fixed)))] * len(timesteps)
+        return _unit_amplitude(self._percentile())
 
-    def by_rates(
-        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
-    ) -> list[Balanced]:
-        """Those whose rates are nearest to the activations."""
-        if not np.isfinite(self._percentile_of(len(fixed))).all():
-            return self.by_activations(fixed, timesteps, simulation)
-        return [self._nearest(self._network.layers[len(fixed)], fixed, simulation)] * len(timesteps)
+    def by_rates(self) -> Balanced:
+        """Those whose rates are nearest to the activations: the best of `_CANDIDATES` x the largest activation.
 
-    def by_training(
-        self, fixed: list[SpikingLayer], timesteps: list[int], simulation: GrowingSimulation
-    ) -> list[Balanced]:
-        """The learned ones; the largest currents for a last layer without any."""
-        layer = self._network.layers[len(fixed)]
-        if len(fixed) == len(self._network.layers) - 1 and layer.threshold is None:
-            return self.by_currents(fixed, timesteps, simulation)
-        return [self._learned(layer, fixed, timesteps)] * len(timesteps)
+        Candidates above the ceiling are replaced by it. With hard reset the amplitude is fitted, too, so that rate x
+        amplitude is nearest.
+        """
+        largest, ceiling = self._percentile(), self.layer.ceiling
+        if not np.isfinite(largest).all():
+            return _unit_amplitude(largest)
+        alive = largest > 0
+        candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
+        if ceiling is not None:
+            candidates = np.minimum(candidates, ceiling)
+        initial = candidates * (0.5 if self.options.first_potential == "half" else 0.0)
+        sums = self._simulation.rate_errors(self.fixed, candidates, initial, progress=self._report)
+        self._done += 1
+        errors, factors = sums.errors, np.ones_like(candidates)
+        if self.options.neuron_reset == "hard":
+            errors, factors = sums.least_errors, sums.amplitude_factors
+        best = errors.argmin(axis=0)[None]
+        thresholds, factor = (np.take_along_axis(values, best, axis=0)[0] for values in (candidates, factors))
+        return Balanced(np.where(alive, thresholds, 0.0), factor)
 
-    def _percentile_of(self, index: int) -> Array:
-        """The percentile of the CNN's activations that the method needs, of layer ``index``: float64 ``(C_out,)``."""
-        if not self._percentiles:
-            self._done = 0
-            self._percentiles = self._activations.percentile(
-                self._options.percent if self._method.percentile is None else self._method.percentile,
-                per_layer=self._method.per_layer,
-                progress=self._report,
-            )
-            self._done = 1
-        return self._percentiles[index]
-
-    def _learned(self, layer: ReluLayer, fixed: list[SpikingLayer], timesteps: list[int]) -> Balanced:
-        """The learned thresholds; for channels without one, those of least-squares."""
+    def by_training(self) -> Balanced:
+        """The learned ones; for channels without one those of least-squares, or the largest currents in a last layer
+        without any."""
+        layer = self.layer
+        if layer is self.network.layers[-1] and layer.threshold is None:
+            return self.by_currents()
         unknown = _not_learned(layer)
         learned = _unit_amplitude(np.zeros(len(unknown)) if layer.threshold is None else layer.threshold)
         if not unknown.any():
             return learned
-        largest = self._percentile_of(len(fixed))
-        if not np.isfinite(largest).all():
-            return _unit_amplitude(largest)
-        # Layers with learned thresholds are not simulated, so spikes stored in a simulation are not those of ``fixed``.
-        nearest = self._nearest(layer, fixed, self._simulation(timesteps))
-        return Balanced(*(np.where(unknown, *both) for both in zip(nearest, learned, strict=True)))
+        return Balanced(*(np.where(unknown, *both) for both in zip(self.by_rates(), learned, strict=True)))
 
-    def _nearest(self, layer: ReluLayer, fixed: list[SpikingLayer], simulation: GrowingSimulation) -> Balanced:
-        found = nearest_rates(
-            simulation,
-            fixed,
-            self._percentile_of(len(fixed)),
-            0.5 if self._options.first_potential == "half" else 0.0,
-            self._report,
-            fits_amplitude=self._options.neuron_reset == "hard",
-            ceiling=layer.ceiling,
-        )
-        self._done += 1
-        return found
-
-    def _simulation(self, timesteps: Sequence[int]) -> GrowingSimulation:
-        return GrowingSimulation(
-            self._network,
-            self._activations.images,
-            max(timesteps),
-            self._options.neuron_reset,
-            poisson_seed=self._options.input_seed,
-            device=self._device,
-            whole=self._fits_rates,
-            most_images=fitted_images(self._network),
-        )
+    def _percentile(self) -> Array:
+        """The percentile of the CNN's activations of this layer that the method needs: float64 ``(C_out,)``."""
+        if not self._percentiles:
+            self._done = 0
+            self._percentiles = self._activations.percentile(
+                self.options.percent if self._method.percentile is None else self._method.percentile,
+                per_layer=self._method.per_layer,
+                progress=self._report,
+            )
+            self._done = 1
+        return self._percentiles[len(self.fixed)]
 
     def _report(self, done: int, total: int) -> None:
-        # The total does not include passes needed for only some T.
-        self._progress(min(self._done, self._passes - 1) * total + done, self._passes * total)
+        self._progress(self._done * total + done, (1 + self._depth) * total)
 
 
 @dataclass(frozen=True)
@@ -265,7 +237,7 @@ class BalancingMethod:
     Parameters
     ----------
     thresholds
-        Returns those of the layer after ``fixed``, without alpha, for each of ``timesteps``.
+        Returns those of the next layer, without alpha.
     percentile
         That of the CNN's activations which it needs, if any; ``None``: ``BalanceOptions.percentile``.
     per_layer
@@ -274,7 +246,7 @@ class BalancingMethod:
         Whether it fits some thresholds of a network to the rates over all T steps.
     """
 
-    thresholds: Callable[[_Balancing, list[SpikingLayer], list[int], GrowingSimulation], list[Balanced]]
+    thresholds: Callable[[_Balancing], Balanced]
     percentile: float | None = None
     per_layer: bool = False
     fits_rates: Callable[[ReluNetwork], bool] = lambda _: False
@@ -297,10 +269,6 @@ METHODS: Final[dict[str, BalancingMethod]] = {
 }
 
 
-def _unit_amplitude(thresholds: Array) -> Balanced:
-    return Balanced(thresholds, np.ones_like(thresholds))
-
-
 def _neuron(base: Array, factor: Array, options: BalanceOptions) -> IntegrateAndFire:
     """Neurons with thresholds alpha x ``base`` and, if compensated, amplitudes ``factor`` x threshold.
 
@@ -315,42 +283,3 @@ def _neuron(base: Array, factor: Array, options: BalanceOptions) -> IntegrateAnd
         amplitude=np.where(alive, amplitude, 0.0),
         initial_potential=np.where(alive, threshold / 2, 0.0) if starts_half else 0 * threshold,
     )
-
-
-# Candidates of least-squares, as fractions of the channel's largest activation.
-_CANDIDATES: Final = np.geomspace(0.08, 1.1, 24)
-
-
-class Balanced(NamedTuple):
-    """Thresholds of a layer, and spike amplitudes as factors on the thresholds: float64, each ``(C_out,)``."""
-
-    thresholds: Array
-    factors: Array
-
-
-def nearest_rates(
-    simulation: GrowingSimulation,
-    fixed: list[SpikingLayer],
-    largest: Array,
-    initial_share: float,
-    progress: Progress,
-    *,
-    fits_amplitude: bool,
-    ceiling: Array | None = None,
-) -> Balanced:
-    """Return for each channel the best of `_CANDIDATES` x ``largest``; 0 if ``largest`` is not positive.
-
-    Candidates above ``ceiling``, ``(C_out,)``, are replaced by it.
-    The factor is 1 or, with ``fits_amplitude``, fitted so that rate x threshold x factor is nearest to the activations.
-    """
-    alive = largest > 0
-    candidates = _CANDIDATES[:, None] * np.where(alive, largest, 1.0)
-    if ceiling is not None:
-        candidates = np.minimum(candidates, ceiling)
-    sums = simulation.rate_errors(fixed, candidates, initial_share * candidates, progress=progress)
-    errors, factors = (
-        (sums.least_errors, sums.amplitude_factors) if fits_amplitude else (sums.errors, np.ones_like(candidates))
-    )
-    best = errors.argmin(axis=0)[None]
-    thresholds, factor = (np.take_along_axis(values, best, axis=0)[0] for values in (candidates, factors))
-    return Balanced(np.where(alive, thresholds, 0.0), factor)

@@ -78,7 +78,7 @@ class BalanceOptions:
     ========================  ==========================================================================================
 
     If the CNN clips an activation, as ReLU6 does, the threshold is at most that ceiling, and clips it exactly.
-    The threshold of a relay (`ir.relays`) is the amplitude of its source, for every method.
+    The threshold of a relay (`ir.network`) is the amplitude of its source, for every method.
 
     Parameters
     ----------
@@ -116,7 +116,7 @@ class BalanceOptions:
         How pixels enter: constant (the same current in each step) or poisson (random spikes). Default: constant, but
         poisson for spike-norm and rmp.
 
-        Also Poisson if ``poisson_seed`` is given. See `ir.poisson`.
+        Also Poisson if ``poisson_seed`` is given. See `ir.quantized.poisson_spikes`.
     poisson_seed
         Seed of the Poisson input. Default: 0.
     bias_correction

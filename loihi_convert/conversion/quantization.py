@@ -1,8 +1,7 @@
 """SpikingNetwork -> QuantizedNetwork: Loihi's integers.
 
 Layers are rounded in order, because the weights of a layer contain the amplitudes of the layer before after rounding:
-`scales.py` rounds a layer at given scales, and chooses them for Lava, `chip_scales.py` for Loihi 2.
-`readout.py` computes the largest safe T, and `quantization_report.py` the cost of rounding.
+`scales.py` chooses the scales of a layer and rounds it.
 
 Scales must leave room for currents and output potentials. For Lava, those of the integers are measured with the layers
 after the first at their finest scales, which most of them keep. For Loihi 2, those of the float SNN are measured,
@@ -15,30 +14,54 @@ The mean error of rounding is added to both.
 With hard reset and for target loihi2, currents or potentials of the first layer are bounded for every image; if it is
 the only layer, its potentials add up T currents. Pixel bits can then be traded for weight bits: by default p is the
 value whose currents are nearest to those in floating point.
+
+**Two digits** (`with_split_readout`, `quantized.split`) are used if one potential's range would cost weight bits.
+
+After a global average the potential must hold T x window x rate, and the scale of `scales.lava_scales` leaves 2 or 3
+weight bits at T = 64. In two digits the weights have the scale at which rounding changes them least, or twice that,
+four times and so on, if the potentials of the digits would otherwise leave their range, up to the scale in one digit.
+The low digit has the number of bits b for which the larger of both potentials, on calibration images, is smallest. One
+simulation gives the potentials of all candidates.
+
+**Largest T** (`max_timesteps`). The output potential grows by the last layer's current in each step. Its size at the T
+of balancing means little if T is small, because hardly any spikes have arrived by then. In the long run a soft-reset
+neuron with mean current a fires at the rate ``min(a / theta, 1)``, so that the current tends to that of the network
+with activations clipped at the thresholds. A neuron with hard reset loses charge at each spike: with constant current
+it fires every ceil(theta / a) steps. As this may lower negative contributions more than positive ones, both rates
+count. The largest of these growth rates counts, of each output on calibration images, with headroom.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
 
 from loihi_convert.chip import limits
 from loihi_convert.conversion.agreement import calibration_subset, explained_share, overflow, require_calibration
-from loihi_convert.conversion.chip_scales import ObservedRange, chip_layer
 from loihi_convert.conversion.options import QuantizeOptions
-from loihi_convert.conversion.readout import max_timesteps, with_split_readout
-from loihi_convert.conversion.scales import FOR_LARGER_WEIGHTS, HEADROOM, FloatLayer, lava_scales
+from loihi_convert.conversion.scales import (
+    FOR_LARGER_WEIGHTS,
+    HEADROOM,
+    FloatLayer,
+    ObservedRange,
+    chip_layer,
+    lava_scales,
+    nearest,
+)
 from loihi_convert.errors import RangeError, require_kind
 from loihi_convert.ground.arrays import Array, by_channel
+from loihi_convert.ground.choices import MAX_TIMESTEPS
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ir.network import SpikingNetwork
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
-from loihi_convert.ir.relays import relayed
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, relayed
+from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
+from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.simulation.currents import MAX_PIXEL
-from loihi_convert.simulation.image_shards import ImageArray
-from loihi_convert.simulation.relu import currents
+from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
+from loihi_convert.simulation.relu import Activation, ReluChain, clipped, currents, on_blocks, unchanged
 from loihi_convert.simulation.simulator import Extremes, extremes, last_outputs
 
 # Images used to choose the pixel bits.
@@ -60,9 +83,9 @@ def quantize(
     network
         From `balancing.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials on `calibration_subset` choose
-        the scales; `quantization_report` counts clipping on the trial images. For target loihi2 all images are used for
-        both: the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
+        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials on `calibration_subset` choose the scales;
+        `flow.report_quantization` counts clipping on the trial images. For target loihi2 all images are used for both:
+        the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
         Bits, target and thresholds: see `QuantizeOptions`.
     device
@@ -88,10 +111,11 @@ def quantize(
     if last.neuron is not None and not np.isfinite(last.neuron.threshold).any():
         found = "no output is above 0 on any calibration image, so none would ever spike"
         raise RangeError(found, where=last.name, hint="Use `readout='potential'`.")
-    images = images if options.is_circuit else calibration_subset(images, network.timesteps)
+    used = images if options.is_circuit else calibration_subset(images, network.timesteps)
+    quantizing = _Quantizing(used, options, device)
     if network.task == "classification":
-        return _quantized(network, images, options, device, progress)
-    real = last_outputs(network, images, network.timesteps, device=device).astype(np.float64) / network.timesteps
+        return quantizing(network, progress)
+    real = last_outputs(network, used, network.timesteps, device=device).astype(np.float64) / network.timesteps
     bias, middle = last.synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
     tried, refused = [], []
     offsets = (np.zeros_like(middle) if bias is None else bias, middle)
@@ -101,7 +125,7 @@ def quantize(
             progress(before * total + done, len(offsets) * total)
 
         try:
-            tried.append(_with_offset(network, offset, real, images, options, device, report))
+            tried.append(quantizing.with_offset(network, offset, real, report))
         except RangeError as error:
             refused.append(error)
     if not tried:
@@ -109,73 +133,71 @@ def quantize(
     return max(tried, key=lambda trial: trial[0])[1]
 
 
-def _with_offset(
-    network: SpikingNetwork,
-    offset: Array,
-    real: Array,
-    images: ImageArray,
-    options: QuantizeOptions,
-    device: str,
-    progress: Progress,
-) -> tuple[float, QuantizedNetwork]:
-    """`_quantized` without the part ``offset`` of the outputs, which is added outside, and the share of the variance of
-    ``real``, the outputs of the float SNN, that it explains."""
-    last = network.layers[-1]
-    # Outputs beyond float32 have no middle.
-    synapse = last.synapse.with_added_bias(-np.where(np.isfinite(offset), offset, 0.0))
-    if synapse.bias is not None and not synapse.bias.any():
-        synapse = replace(synapse, bias=None)
-    shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
-    quantized = _quantized(shifted, images, options, device, progress)
-    found = quantized.real_outputs(last_outputs(quantized, images, network.timesteps, device=device), network.timesteps)
-    error = (real - found).mean(axis=0)
-    error = np.where(np.isfinite(error), error, 0.0)
-    readout = replace(quantized.layers[-1], offset=error)
-    return explained_share(found + error, real), replace(quantized, layers=(*quantized.layers[:-1], readout))
-
-
-def _quantized(
-    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
-) -> QuantizedNetwork:
+@dataclass(frozen=True, eq=False)
+class _Quantizing:
     """`quantize` on exactly these images, without an offset."""
-    rounded = _for_loihi2 if options.is_circuit else _for_lava
-    return rounded(network, images, options, device, progress)
 
+    images: ImageArray
+    options: QuantizeOptions
+    device: str
 
-def _for_loihi2(
-    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
-) -> QuantizedNetwork:
-    """Scales leave room for the currents and potentials of the float SNN."""
-    found = extremes(network, images, network.timesteps, potentials=True, device=device, progress=progress)
-    rounding = _Rounding(network, found, options)
-    quantized = rounding.rounded(_pixel_bits(rounding, images))
-    _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
-    return quantized
+    def __call__(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+        return (self._for_loihi2 if self.options.is_circuit else self._for_lava)(network, progress)
 
+    def with_offset(
+        self, network: SpikingNetwork, offset: Array, real: Array, progress: Progress
+    ) -> tuple[float, QuantizedNetwork]:
+        """Return the network without the part ``offset`` of its outputs, which is added outside, after the share of the
+        variance of ``real``, the outputs of the float SNN, that it explains."""
+        last, timesteps = network.layers[-1], network.timesteps
+        # Outputs beyond float32 have no middle.
+        synapse = last.synapse.with_added_bias(-np.where(np.isfinite(offset), offset, 0.0))
+        if synapse.bias is not None and not synapse.bias.any():
+            synapse = replace(synapse, bias=None)
+        shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
+        quantized = self(shifted, progress)
+        found = quantized.real_outputs(last_outputs(quantized, self.images, timesteps, device=self.device), timesteps)
+        error = (real - found).mean(axis=0)
+        error = np.where(np.isfinite(error), error, 0.0)
+        readout = replace(quantized.layers[-1], offset=error)
+        return explained_share(found + error, real), replace(quantized, layers=(*quantized.layers[:-1], readout))
 
-def _for_lava(
-    network: SpikingNetwork, images: ImageArray, options: QuantizeOptions, device: str, progress: Progress
-) -> QuantizedNetwork:
-    """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
-    later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
-    first = Extremes((_first_currents(network, images, device), *later), np.zeros(network.layers[-1].synapse.channels))
-    rounding = limited = _Rounding(network, first, options)
-    if len(network.layers) == 1:
-        limited = _Rounding(network, extremes(network, images, network.timesteps, device=device), options)
-    quantized = rounding.rounded(_pixel_bits(limited, images))
-    finest = extremes(quantized, images, network.timesteps, device=device, progress=progress)
-    scales = [layer.scale for layer in quantized.layers]
-    received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
-    found = Extremes((first.currents[0], *received), finest.outputs * scales[-1])
-    rounding = _Rounding(network, found, options)
-    layers = rounding.layers(quantized.layers[0].largest_input)
-    longest = max_timesteps(network, layers[-1], found.outputs, images)
-    quantized = replace(quantized, layers=layers, max_timesteps=longest)
-    readout = rounding.readout(quantized)
-    if options.split_readout and layers[-1].neuron is None:
-        quantized = with_split_readout(quantized, readout, network, images, device=device)
-    _require_weights(quantized.layers[-1], readout, network.timesteps)
-    return quantized
+    def _for_loihi2(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+        """Scales leave room for the currents and potentials of the float SNN."""
+        found = extremes(
+            network, self.images, network.timesteps, potentials=True, device=self.device, progress=progress
+        )
+        rounding = _Rounding(network, found, self.options)
+        quantized = rounding.rounded(_pixel_bits(rounding, self.images))
+        _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
+        return quantized
+
+    def _for_lava(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+        """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
+        alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
+        # Constant currents are those of the first step.
+        steps = 1 if network.poisson_seed is None else network.timesteps
+        entering = extremes(alone, self.images, steps, device=self.device).currents[0]
+        later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
+        first = Extremes((entering, *later), np.zeros(network.layers[-1].synapse.channels))
+        rounding = limited = _Rounding(network, first, self.options)
+        if len(network.layers) == 1:
+            real = extremes(network, self.images, network.timesteps, device=self.device)
+            limited = _Rounding(network, real, self.options)
+        quantized = rounding.rounded(_pixel_bits(limited, self.images))
+        finest = extremes(quantized, self.images, network.timesteps, device=self.device, progress=progress)
+        scales = [layer.scale for layer in quantized.layers]
+        received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
+        found = Extremes((entering, *received), finest.outputs * scales[-1])
+        rounding = _Rounding(network, found, self.options)
+        layers = rounding.layers(quantized.layers[0].largest_input)
+        longest = max_timesteps(network, layers[-1], found.outputs, self.images)
+        quantized = replace(quantized, layers=layers, max_timesteps=longest)
+        readout = rounding.readout(quantized)
+        if self.options.split_readout and layers[-1].neuron is None:
+            quantized = with_split_readout(quantized, readout, network, self.images, device=self.device)
+        _require_weights(quantized.layers[-1], readout, network.timesteps)
+        return quantized
 
 
 def _require_weights(layer: QuantizedLayer, real: FloatLayer, timesteps: int) -> None:
@@ -260,48 +282,170 @@ class _Rounding:
         return FloatLayer(layer, synapse, largest_input, largest_weight, one_scale=are_classes)
 
 
-def _first_currents(network: SpikingNetwork, images: ImageArray, device: str) -> Array:
-    """The largest current of each channel of the first layer, in floating point."""
-    alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
-    # Constant currents are those of the first step.
-    timesteps = 1 if network.poisson_seed is None else network.timesteps
-    return extremes(alone, images, timesteps, device=device).currents[0]
-
-
 def _pixel_bits(rounding: _Rounding, images: ImageArray) -> int:
-    """The bits of a pixel: those of the options, or the best."""
-    network, options = rounding.network, rounding.options
+    """The bits of a pixel: those of the options, or those for which the first layer's currents are nearest to those in
+    floating point."""
+    network, options, most = rounding.network, rounding.options, limits.MAX_PIXEL_BITS
     if network.poisson_seed is not None:
-        return limits.MAX_PIXEL_BITS
-    if options.pixel_bits is not None:
-        return options.pixel_bits
-    return _best_pixel_bits(rounding, np.asarray(images[:_SAMPLE]), _least_pixel_bits(network, options.is_circuit))
-
-
-def _least_pixel_bits(network: SpikingNetwork, is_circuit: bool) -> int:
-    """The fewest pixel bits that are tried: 8 if 8 cost no weight bits."""
-    if is_circuit or len(network.layers) == 1:
-        return 1
-    return 4 if network.reset == "hard" else limits.MAX_PIXEL_BITS
-
-
-def _best_pixel_bits(rounding: _Rounding, images: Array, least: int) -> int:
-    """The pixel bits from ``least`` on for which the first layer's currents are nearest to those in floating point."""
-    if least == limits.MAX_PIXEL_BITS:
-        return least
-    real = currents(rounding.network.layers[0].synapse, images / MAX_PIXEL, averages=True)
-    variance = np.ones(1)
-    if rounding.network.task == "regression" and len(rounding.network.layers) == 1:
-        # Outputs may have different units.
-        variance = real.var(axis=0) + np.finfo(np.float32).tiny
+        return most
+    is_single = len(network.layers) == 1
+    if options.pixel_bits is not None or (network.reset == "soft" and not options.is_circuit and not is_single):
+        # All bits cost no weight bits.
+        return options.pixel_bits or most
+    least, sample = 1 if options.is_circuit or is_single else 4, np.asarray(images[:_SAMPLE])
+    real = currents(network.layers[0].synapse, sample / MAX_PIXEL, averages=True)
+    # Outputs of a regression may have different units.
+    is_output = is_single and network.task == "regression"
+    variance = real.var(axis=0) + np.finfo(np.float32).tiny if is_output else np.ones(1)
     errors = {}
-    for bits in range(limits.MAX_PIXEL_BITS, least - 1, -1):
+    for bits in range(most, least - 1, -1):
         try:
             quantized = rounding.layer(0, 2**bits - 1, None)
         except RangeError:
             continue
-        found = currents(quantized.synapse, with_pixel_bits(images, bits), averages=False)
+        found = currents(quantized.synapse, with_pixel_bits(sample, bits), averages=False)
         per_channel = by_channel(quantized.scale, real.ndim - 1)
         errors[bits] = float((np.square(found * per_channel - real) / variance).mean())
     # If none fits, the fewest bits: `quantize` then reports which number does not fit.
     return min(errors, key=lambda bits: errors[bits], default=least)
+
+
+def with_split_readout(
+    network: QuantizedNetwork, real: FloatLayer, spiking: SpikingNetwork, images: ImageArray, *, device: str = "cpu"
+) -> QuantizedNetwork:
+    """Return ``network`` with a two-digit readout if that gains at least one weight bit, otherwise unchanged.
+
+    Parameters
+    ----------
+    network
+        The network with a one-digit readout.
+    real
+        Its readout before rounding.
+    spiking
+        The float SNN that ``network`` was rounded from.
+    images, device
+        As in `quantization.quantize`.
+    """
+    scale, used = nearest(real), network.layers[-1].scale / real.unit
+    scale = np.where(scale > 0, scale, used)
+    candidates: list[QuantizedLayer] = []
+    while (2 * scale <= used).any():
+        candidates += _candidates(network, real.quantize(scale))
+        scale = np.minimum(2 * scale, used)
+    peaks = _peaks(network, candidates, images, device)
+    fits = [
+        (float(layer.scale.sum()), float(peak.max()), index)
+        for index, (layer, peak) in enumerate(zip(candidates, peaks, strict=True))
+        if HEADROOM * peak.max() <= limits.POTENTIAL_LIMIT
+    ]
+    if not fits:
+        return network
+    # The finest scales, and at these scales the smallest potentials.
+    *_, index = min(fits)
+    return _replaced(network, candidates[index], spiking, peaks[index], images)
+
+
+def _candidates(network: QuantizedNetwork, whole: QuantizedLayer) -> list[QuantizedLayer]:
+    """``whole`` in two digits, for every b that satisfies the exactness rules."""
+    found = []
+    for low_bits in range(1, MAX_LOW_BITS + 1):
+        layer = replace(whole, low_bits=low_bits)
+        try:
+            replace(network, layers=(*network.layers[:-1], layer))
+        except RangeError:
+            continue
+        found.append(layer)
+    return found
+
+
+def _peaks(network: QuantizedNetwork, candidates: list[QuantizedLayer], images: ImageArray, device: str) -> Array:
+    """The largest potentials of both digits in any step, for each of ``candidates``: float64 ``(N, digits)``."""
+    if not candidates:
+        return np.zeros((0, 0))
+    layers = [layer.stored for layer in candidates]
+    synapse, biases = layers[0].synapse, [layer.bias for layer in layers if layer.bias is not None]
+    all_of_them = replace(
+        layers[0],
+        synapse=replace(
+            synapse,
+            weight=np.concatenate([layer.weight for layer in layers]),
+            bias=np.concatenate(biases) if biases else None,
+        ),
+        scale=np.concatenate([layer.scale for layer in layers]),
+    )
+    probe = replace(network, layers=(*network.layers[:-1], all_of_them))
+    return extremes(probe, images, network.timesteps, device=device).outputs.reshape(len(candidates), -1)
+
+
+def _replaced(
+    network: QuantizedNetwork, chosen: QuantizedLayer, spiking: SpikingNetwork, peaks: Array, images: ImageArray
+) -> QuantizedNetwork:
+    """``network`` with the readout ``chosen``, and the largest T for which both potentials stay in range."""
+    stored = chosen.stored
+    amplitude = network.received_amplitudes[-1]
+    # Growth of the potentials per step due to the CNN's activations, in weight units.
+    synapse = replace(stored.synapse, weight=stored.weight.astype(np.float64) * stored.largest_input_sum)
+    if amplitude is not None:
+        synapse = without_input_factors(synapse, amplitude)
+    digits = replace(spiking, layers=(*spiking.layers[:-1], SpikingLayer(stored.name, synapse, None)))
+    longest = max_timesteps(digits, replace(stored, scale=np.ones(len(stored.scale))), peaks, images)
+    part = {**network.provenance["quantize"], "low_bits": chosen.low_bits}
+    return replace(
+        network,
+        layers=(*network.layers[:-1], chosen),
+        max_timesteps=longest,
+        provenance=network.provenance.with_parts(quantize=part),
+    )
+
+
+def max_timesteps(
+    network: SpikingNetwork, output: QuantizedLayer, largest_potentials: Array, images: ImageArray
+) -> int:
+    """Return the largest T for which the output potentials of calibration images stay in range.
+
+    Parameters
+    ----------
+    network
+        The float SNN.
+    output
+        Its last layer in integers.
+    largest_potentials
+        The largest magnitude of each output's potential in the steps that ``network`` is balanced for, in floating
+        point: float64 ``(outputs,)``.
+    images
+        The calibration images of ``largest_potentials``, uint8 ``(N, C, H, W)``.
+    """
+    if output.neuron is not None:
+        return MAX_TIMESTEPS
+    found = [largest_potentials / network.timesteps, *on_shards(_largest_of_shard, network, images)]
+    growth: Array = np.maximum.reduce(found)
+    grows = growth > 0
+    steps = limits.POTENTIAL_LIMIT * output.scale[grows] / (HEADROOM * growth[grows])
+    return max(network.timesteps, math.floor(float(steps.min(initial=MAX_TIMESTEPS))))
+
+
+def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
+    """The largest magnitude of each output at the neurons' rates in the long run: float64 ``(outputs,)``."""
+
+    def activation(neuron: IntegrateAndFire | None, rate: Callable[[Array, IntegrateAndFire], Array]) -> Activation:
+        return unchanged if neuron is None else lambda maps: rate(maps, neuron)
+
+    synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
+    largest: list[Array] = []
+    images = np.asarray(shard.images)
+    for rate in (clipped,) if network.reset == "soft" else (clipped, _of_hard_reset):
+        chain = ReluChain(synapses, activations=[activation(layer.neuron, rate) for layer in network.layers])
+        on_blocks(chain, images, lambda _, outputs: largest.append(_per_output(outputs[-1])), progress=progress)
+    return np.asarray(np.maximum.reduce(largest), np.float64)
+
+
+def _per_output(maps: Array) -> Array:
+    """The largest magnitude of each output over all images."""
+    return np.asarray(np.abs(maps).reshape(-1, maps.shape[-1]).max(axis=0))
+
+
+def _of_hard_reset(maps: Array, neuron: IntegrateAndFire) -> Array:
+    """Return the mean output per step of a neuron with hard reset whose current is the same in each step."""
+    # In float64, as a threshold divided by a tiny current is beyond float32.
+    steps = np.ceil(neuron.threshold / np.maximum(maps, np.finfo(np.float32).tiny))
+    return np.where(maps > 0, neuron.amplitude / steps, 0).astype(np.float32)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal, NamedTuple
+from typing import ClassVar, Final, Literal, NamedTuple
 
 import numpy as np
 
@@ -85,6 +85,9 @@ class CubaLayer:
     weight_shift
         Bits by which the weighted sum is shifted right again.
     """
+
+    relay_of: ClassVar[None] = None
+    """Other tools have no relays."""
 
     name: str
     synapse: Conv | Dense | PixelBias

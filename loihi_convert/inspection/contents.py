@@ -18,8 +18,8 @@ from loihi_convert.errors import InputError, NetxError, escape_control
 from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
+from loihi_convert.ir.network import relay_count
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.relays import relay_count
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.netx.stock import StockFile, StockLayer, stock_file
 from loihi_convert.report.table import Table, table_of

@@ -32,16 +32,14 @@ can write the settled state back.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import ClassVar, Final
 
 import numpy as np
 
 from loihi_convert.ground.arrays import Array, Shape, freeze
-from loihi_convert.ground.choices import Readout, Task
-from loihi_convert.ir.network import ReluLayer, Spiking, summary
+from loihi_convert.ir.network import Spiking, is_positive, require, require_numbers, require_relays
 from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.quantized import require_name
-from loihi_convert.ir.relays import is_positive, require, require_numbers, require_relays
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 
 STOCK_SPIKE_EXP: Final = 6
@@ -149,6 +147,8 @@ class GradedNetwork(Spiking[GradedLayer]):
         If the chain is not one that netx can build.
     """
 
+    is_graded: ClassVar[bool] = True
+
     input_shape: Shape
     layers: tuple[GradedLayer, ...]
     spike_exp: int = STOCK_SPIKE_EXP
@@ -183,26 +183,15 @@ class GradedNetwork(Spiking[GradedLayer]):
         return 1
 
     @property
-    def readout(self) -> Readout:
-        """The output: always the state of the last layer."""
-        return "potential"
-
-    @property
-    def task(self) -> Task:
-        """Meaning of the outputs, as recorded for the CNN; see `ir.network`."""
-        return self.provenance.model.task
-
-    @property
     def is_converted(self) -> bool:
         """Whether it was made from a CNN, so that its numbers have scales."""
         return all(layer.scale is not None for layer in self.layers[1:])
 
     @property
     def summary(self) -> str:
-        """One line: architecture (see `network.summary`, relays included), and the task if not classification."""
-        layers = [ReluLayer(x.name, x.synapse) for x in self.layers if not isinstance(x.synapse, PixelBias)]
+        """One line: architecture (see `Layered.architecture`, relays included), and the task if not classification."""
         task = f", {self.task}" if self.task != "classification" else ""
-        return f"{summary(self.input_shape, layers)}, graded spikes{task}"
+        return f"{self.architecture}, graded spikes{task}"
 
     @property
     def spiking_layers(self) -> tuple[GradedLayer, ...]:

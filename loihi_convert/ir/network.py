@@ -8,8 +8,7 @@ network             made by                     between two layers
 `QuantizedNetwork`  `quantization.quantize`     integrate-and-fire neurons in Loihi's integers; can be exported
 ==================  ==========================  ================================================================
 
-A layer is a synapse (`synapse.py`) and a neuron. If the CNN is not a chain, values that skip a layer pass it in extra
-channels: *relays*, neurons that repeat each spike of one neuron of the layer before, one synapse later (`relays.py`).
+A layer is a synapse (`synapse.py`) and a neuron.
 
 The last layer is the readout. Without neurons it only integrates, and its membrane potential is the output; with
 neurons the spike counts are the output. Arrays are read-only copies; shapes are computed, not stored.
@@ -23,22 +22,180 @@ classification  2 or more   the class of the largest output
 classification  1           class 1 where it is above 0, else class 0: the sign of a logit
 regression      any         the outputs themselves: membrane potential x scale / T + offset
 ==============  ==========  ========================================================================================
+
+**Relays.** If the CNN is not a chain, values that skip a layer pass it in extra channels: neurons that repeat each
+spike of one neuron of the layer before, one synapse later. A relay has one synapse, whose weight is its threshold
+theta. As V0 + theta >= theta, it fires when its source does, and V returns to V0 (soft reset) or 0 (hard reset). It
+therefore repeats a spike train exactly, for any initial potential below theta. On Lava every layer responds one step
+later, and so does a relay, so the spikes of all sources of a layer arrive together.
+
+How relays are counted throughout this package:
+
+=============================================  =======================================================================
+number                                         relays
+=============================================  =======================================================================
+firing rates, activation sparsity, silent and  left out: a relay repeats another neuron, already counted
+saturated channels, ranges of thresholds
+correlation with the CNN, errors, weight bits  left out: a relay adds no error and causes no loss
+of a layer, share of clipped activations
+the CNN's multiplications                      left out: the CNN does not multiply values it only passes on
+neurons, spikes, synaptic operations, updates  included, and their share is given: a relay does the same work
+energy, time, memory, neurocores               included, and their share is given
+equality of backends, exactness and chip       included: a relay must be exact and fit the chip like any neuron
+rules, clipped potentials
+=============================================  =======================================================================
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field, fields, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 import numpy as np
 
-from loihi_convert.errors import DataError
-from loihi_convert.ground.arrays import Array, Shape, arrays_digest, freeze
+from loihi_convert.errors import DataError, RangeError
+from loihi_convert.ground.arrays import Array, Shape, arrays_digest, by_channel, freeze
 from loihi_convert.ground.choices import Readout, Reset, Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import is_relay, relay_count, relayed, require_relays
-from loihi_convert.ir.synapse import Conv, PixelBias, Synapse
+from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+def is_relay(relay_of: Array | None, channels: int) -> Array:
+    """Return which channels are relays: bool ``(channels,)``."""
+    return np.zeros(channels, np.bool_) if relay_of is None else np.asarray(relay_of >= 0)
+
+
+def relay_count(relay_of: Array | None) -> int:
+    """Return how many channels of a layer are relays."""
+    return 0 if relay_of is None else int(np.count_nonzero(relay_of >= 0))
+
+
+def relayed(values: Array, before: Array, relay_of: Array | None) -> Array:
+    """Return ``values``, ``(C_out,)``, with the value of each relay replaced by its source's in ``before``."""
+    if relay_of is None:
+        return values
+    return np.where(relay_of >= 0, before[relay_of], values)
+
+
+def only_relays(relay_of: Array | None) -> bool:
+    """Return whether all channels of a layer are relays."""
+    return relay_of is not None and bool((relay_of >= 0).all())
+
+
+def own_channels(relay_of: Array | None) -> slice | Array:
+    """Return an index of the channels that are not relays; of all channels if all are relays.
+
+    Without relays it is a slice, which makes no copy.
+    """
+    if relay_of is None or only_relays(relay_of) or not (relay_of >= 0).any():
+        return slice(None)
+    return np.flatnonzero(relay_of < 0)
+
+
+def without_relays(synapse: Synapse, relay_of: Array | None) -> Synapse:
+    """Return the synapse with the weights of relays set to 0."""
+    if relay_of is None:
+        return synapse
+    own = by_channel(~is_relay(relay_of, synapse.channels), synapse.weight.ndim)
+    return replace(synapse, weight=synapse.weight * own)
+
+
+def require(holds: bool, where: str, found: str, expected: str) -> None:
+    """Raise a `RangeError` about a layer, or a part of a network, unless a rule ``holds``."""
+    if not holds:
+        raise RangeError(found, where=where, expected=expected)
+
+
+def brief(value: Array) -> str:
+    """Return up to four numbers, or the dtype and shape of a larger array, for an error message."""
+    return f"{value.dtype} {value.shape}" if value.size > 4 else f"{value.dtype} {value.tolist()}"
+
+
+def is_positive(values: Array) -> Array:
+    """Return which numbers are finite and above 0."""
+    return np.asarray(np.isfinite(values) & (values > 0))
+
+
+def require_numbers(
+    name: str, channels: int, numbers: Iterable[tuple[str, Array | None, Callable[[Array], Array]]]
+) -> None:
+    """Raise a `RangeError` unless ``numbers`` of layer ``name``, and which of them are valid, have one per channel."""
+    for what, array, are_valid in numbers:
+        holds = array is None or (array.shape == (channels,) and bool(are_valid(array).all()))
+        require(holds, name, f"{what} {'' if array is None else brief(array)}", "must be one valid number per channel")
+
+
+def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
+    """Raise a `RangeError` unless each relay of layer ``name`` has one positive weight, at its source.
+
+    ``relay_of`` is as in `network.ReluLayer`. A layer with relays must not pool, and its relays must not have a bias.
+    """
+    if relay_of is None:
+        return
+    fits = relay_of.shape == (synapse.channels,) and np.issubdtype(relay_of.dtype, np.integer)
+    require(fits, name, f"found {relay_of.dtype} {relay_of.shape}", f"relay_of must be int ({synapse.channels},)")
+    relays = np.flatnonzero(relay_of >= 0)
+    if not relays.size:
+        return
+    require(synapse.pool == (1, 1), name, f"has relays after a pooling of {synapse.pool}", "must not pool")
+    weight = synapse.weight.reshape(synapse.channels, -1)
+    # One row at a time: a copy of all may not fit into memory.
+    used = [np.flatnonzero(weight[relay]) for relay in relays]
+    is_single = all(
+        taps.size < 2 and (weight[relay, taps] >= 0).all() for relay, taps in zip(relays, used, strict=True)
+    )
+    require(is_single, name, "a relay has more than one weight, or a negative one", "must have one")
+    has_bias = synapse.bias is not None and synapse.bias[relays].any()
+    require(not has_bias, name, "a relay has a bias", "must not have one")
+    if isinstance(synapse, Conv):
+        _, inputs, *kernel = synapse.weight.shape
+        connected = relays[[taps.size > 0 for taps in used]]
+        groups = connected // (synapse.channels // synapse.groups)
+        repeats = groups * inputs + np.concatenate(used) // int(np.prod(kernel))
+        for channel, found, wanted in zip(connected, repeats, relay_of[connected], strict=True):
+            if found != wanted:
+                expected = f"must repeat {wanted}, as relay_of says"
+                raise RangeError(f"channel {channel} repeats {found}", where=name, expected=expected)
+
+
+def require_exact_relays(
+    name: str, synapse: Synapse, relay_of: Array | None, threshold: Array | None, sources: int
+) -> None:
+    """Raise a `RangeError` unless each relay of an integer layer fires exactly when its source does.
+
+    Its weight must equal its threshold. The relay of a channel that can never fire has weight 0 and never fires.
+
+    Parameters
+    ----------
+    name, synapse, relay_of
+        The layer, which has passed `require_relays`.
+    threshold
+        Thresholds of its neurons: ``(C_out,)``, integers.
+    sources
+        Number of channels of the layer before.
+    """
+    if relay_of is None or threshold is None:
+        return
+    relays = np.flatnonzero(relay_of >= 0)
+    if not relays.size:
+        return
+    rows = synapse.weight[relays].reshape(relays.size, -1)
+    weights, wanted = rows.sum(axis=1), threshold[relays]
+    wrong = np.flatnonzero((weights != wanted) & (weights != 0))
+    if wrong.size:
+        found = f"weight {weights[wrong[0]]} of channel {relays[wrong[0]]}, whose threshold is {wanted[wrong[0]]}"
+        raise RangeError(f"a relay's weight must equal its threshold; found {found}", where=name)
+    repeats = relay_of[relays]
+    if isinstance(synapse, Dense):
+        taps = rows.argmax(axis=1) // max(1, rows.shape[1] // sources)
+        repeats = np.where(weights > 0, taps, repeats)
+    is_source = np.array_equal(repeats, relay_of[relays]) and repeats.max(initial=0) < sources
+    expected = f"must be one of the {sources} channels of the layer before, at the relay's only weight"
+    require(is_source, name, "a relay does not repeat the channel given in relay_of", expected)
 
 
 def layer_words(name: str) -> str:
@@ -51,6 +208,9 @@ class HasSynapse(Protocol):
 
     @property
     def synapse(self) -> Synapse | PixelBias: ...
+
+    @property
+    def relay_of(self) -> Array | None: ...
 
 
 AnyLayer = TypeVar("AnyLayer", bound=HasSynapse)
@@ -70,14 +230,64 @@ class Layered(Generic[AnyLayer]):
             shapes.append(layer.synapse.output_shape(shapes[-1]))
         return tuple(shapes[1:])
 
+    @property
+    def architecture(self) -> str:
+        """The architecture in one line, in the notation of papers: ``1x28x28-12c5-2p-64c5-2p-10``.
+
+        ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2p`` an average pooling of 2 x 2, ``10`` a
+        dense layer. Relays are counted separately: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays.
+        """
+        parts = ["x".join(map(str, self.input_shape))]
+        for layer in self.layers:
+            synapse, relays = layer.synapse, relay_count(layer.relay_of)
+            if isinstance(synapse, PixelBias):
+                continue
+            if synapse.pool != (1, 1):
+                parts.append(f"{_extent(synapse.pool)}p")
+            kernel = f"c{_extent(synapse.weight.shape[2:])}" if isinstance(synapse, Conv) else ""
+            parts.append(f"{synapse.channels - relays}{kernel}{f'+{relays}r' if relays else ''}")
+        return "-".join(parts)
+
+
+def _extent(size: tuple[int, ...]) -> str:
+    """The side of a square; height x width of any other rectangle."""
+    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
+
 
 class Spiking(Layered[AnyLayer]):
     """Base of the networks whose layers all spike, or all but the last."""
 
+    poisson_seed: int | None = None
+    """Seed of Poisson input; None: pixels enter as a constant current."""
+
+    provenance: Provenance
+
+    is_graded: ClassVar[bool] = False
+    """Whether spikes carry integers, see `ir.graded`."""
+
+    @property
+    def task(self) -> Task:
+        """Meaning of the outputs, as recorded for the CNN; see `ir.network`."""
+        return self.provenance.model.task
+
+    @property
+    def depth(self) -> int:
+        """Number of synapses, each of which takes a step on Lava; input neurons have none."""
+        return sum(not isinstance(layer.synapse, PixelBias) for layer in self.layers)
+
+    @property
+    def stored(self) -> Self:
+        """The network as it is stored in a file."""
+        return self
+
+    def pixels(self, images: Array) -> Array:
+        """Return uint8 images as they enter the network."""
+        return images
+
     @property
     def readout(self) -> Readout:
         """The output: the last layer's membrane potential, or its spike counts."""
-        raise NotImplementedError
+        return "potential"
 
     @property
     def spiking_layers(self) -> tuple[AnyLayer, ...]:
@@ -112,7 +322,7 @@ class ReluLayer:
         without one; ``None`` if no channel is clipped.
     relay_of
         For relays: the channel of the layer before whose values this channel repeats, -1 for all other channels, int64
-        ``(C_out,)``; ``None`` without relays. See `relays.require_relays`.
+        ``(C_out,)``; ``None`` without relays. See `require_relays`.
     """
 
     name: str
@@ -172,7 +382,7 @@ class ReluNetwork(Layered[ReluLayer]):
         return arrays_digest([np.frombuffer(repr((self.task, others)).encode(), np.uint8), *arrays])
 
     def __repr__(self) -> str:
-        return f"ReluNetwork({summary(self.input_shape, self.layers)})"
+        return f"ReluNetwork({self.architecture})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -267,7 +477,7 @@ class SpikingNetwork(Spiking[SpikingLayer]):
     reset
         ``"soft"`` or ``"hard"``.
     poisson_seed
-        Seed of Poisson input (`ir.poisson`); ``None``: pixels enter as a constant current.
+        Seed of Poisson input (`ir.quantized.poisson_spikes`); ``None``: pixels enter as a constant current.
     provenance
         How it was made; carried into the exported file.
     task
@@ -291,38 +501,7 @@ class SpikingNetwork(Spiking[SpikingLayer]):
         return "potential" if self.layers[-1].neuron is None else "spikes"
 
     def __repr__(self) -> str:
-        return f"SpikingNetwork({summary(self.input_shape, self.layers)}, T = {self.timesteps}, {self.reset} reset)"
-
-
-class SummarizedLayer(Protocol):
-    """The part of a layer that `summary` needs; layers of all three networks have it."""
-
-    @property
-    def synapse(self) -> Synapse: ...
-
-    @property
-    def relay_of(self) -> Array | None: ...
-
-
-def summary(input_shape: Shape, layers: Sequence[SummarizedLayer]) -> str:
-    """Return the architecture in one line, in the notation of papers: ``1x28x28-12c5-2p-64c5-2p-10``.
-
-    ``12c5`` is a convolution with 12 channels and a 5 x 5 kernel, ``2p`` an average pooling of 2 x 2, ``10`` a dense
-    layer. Relays are counted separately: ``32c3+16r`` is a layer of 48 channels, 16 of which are relays.
-    """
-    parts = ["x".join(map(str, input_shape))]
-    for layer in layers:
-        synapse, relays = layer.synapse, relay_count(layer.relay_of)
-        if synapse.pool != (1, 1):
-            parts.append(f"{_extent(synapse.pool)}p")
-        kernel = f"c{_extent(synapse.weight.shape[2:])}" if isinstance(synapse, Conv) else ""
-        parts.append(f"{synapse.channels - relays}{kernel}{f'+{relays}r' if relays else ''}")
-    return "-".join(parts)
-
-
-def _extent(size: tuple[int, ...]) -> str:
-    """The side of a square; height x width of any other rectangle."""
-    return str(size[0]) if len(set(size)) == 1 else "x".join(map(str, size))
+        return f"SpikingNetwork({self.architecture}, T = {self.timesteps}, {self.reset} reset)"
 
 
 def classes_of(outputs: Array) -> Array:

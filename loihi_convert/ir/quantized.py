@@ -17,10 +17,10 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
-from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target, Task
-from loihi_convert.ir.network import IntegrateAndFire, Spiking, summary
-from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.relays import (
+from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target
+from loihi_convert.ir.network import (
+    IntegrateAndFire,
+    Spiking,
     is_positive,
     relay_count,
     relayed,
@@ -29,6 +29,7 @@ from loihi_convert.ir.relays import (
     require_numbers,
     require_relays,
 )
+from loihi_convert.ir.provenance import Provenance, as_provenance
 from loihi_convert.ir.synapse import Dense, Synapse
 
 MAX_NAME_LENGTH: Final = 400
@@ -279,11 +280,6 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         """The output: the last layer's membrane potential, or its spike counts."""
         return "potential" if self.layers[-1].neuron is None else "spikes"
 
-    @property
-    def task(self) -> Task:
-        """Meaning of the outputs, as recorded for the CNN; see `ir.network`."""
-        return self.provenance.model.task
-
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
         """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
 
@@ -315,10 +311,9 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
 
     @property
     def summary(self) -> str:
-        """One line: architecture (see `network.summary`), T, reset, target, and the task if not classification."""
-        network = summary(self.input_shape, self.layers)
+        """One line: architecture (see `Layered.architecture`), T, reset, target, and the task if not classification."""
         task = f", {self.task}" if self.task != "classification" else ""
-        return f"{network}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
+        return f"{self.architecture}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
 
     def __repr__(self) -> str:
         return f"QuantizedNetwork({self.summary})"
@@ -372,6 +367,45 @@ def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
     # Ties cannot occur: 255 is odd.
     levels = 2**pixel_bits - 1
     return np.asarray((images.astype(np.uint16) * (2 * levels) + 255) // 510, np.uint8)
+
+
+# Philox gives 4 words of 64 bits at each count; a pixel takes 16 bits.
+_PIXELS_PER_COUNT: Final = 16
+
+
+def poisson_spikes(images: Array, seed: int, first_image: int, first_step: int, steps: int) -> Array:
+    """Return the Poisson spikes of ``images`` in consecutive steps: uint8 ``(N, steps, C, H, W)``, 0 or 1.
+
+    In each time step t of image i, a pixel of value p (0..255) spikes with probability p / 255, independently of all
+    others, as in Diehl et al. 2015 and Sengupta et al. 2019. Its rate is the value pixel / 255 that the CNN gets. The
+    random numbers come from NumPy's counter-based generator Philox (Salmon et al., SC 2011), keyed by (seed, i) and
+    counted from t. So `ref`, Lava's simulator and calibration see the same spikes for an image, whatever the batch. p
+    spikes if floor(255 r / 65536), which is 0..254, is below p, for a 16-bit random number r: 0 never spikes,
+    255 always does.
+
+    Parameters
+    ----------
+    images
+        uint8 ``(N, C, H, W)``.
+    seed
+        0..2^31 - 1.
+    first_image
+        Index of the first of ``images`` in the whole run, from 0.
+    first_step
+        Index of the first step, from 0.
+    steps
+        Number of steps.
+    """
+    pixels = math.prod(images.shape[1:])
+    counts = -(-pixels // _PIXELS_PER_COUNT)
+    spikes = np.empty((len(images), steps, pixels), np.uint8)
+    for row, (image, found) in enumerate(zip(images, spikes, strict=True)):
+        generator = np.random.Philox(key=[seed, first_image + row], counter=[first_step * counts, 0, 0, 0])
+        # Each step starts at a whole count: its numbers do not depend on how many steps are drawn at once.
+        words = generator.random_raw(steps * counts * 4).astype("<u8", copy=False)
+        numbers = words.view("<u2").reshape(steps, -1)[:, :pixels].astype(np.uint32)
+        np.less((numbers * 255) >> 16, image.reshape(1, -1), out=found.view(np.bool_))
+    return spikes.reshape(len(images), steps, *images.shape[1:])
 
 
 MAX_LOW_BITS: Final = 7

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, get_args
 
 from loihi_convert.chip import limits
 from loihi_convert.ground.choices import Architecture, DatasetName
-from loihi_convert.ir.network import layer_words
-from loihi_convert.ir.relays import only_relays, own_channels
+from loihi_convert.ir.network import layer_words, only_relays, own_channels
 
 if TYPE_CHECKING:
     from loihi_convert.ir.quantized import QuantizedNetwork

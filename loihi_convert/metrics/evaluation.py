@@ -4,7 +4,7 @@ The curve is the *anytime* curve: one run of one file, whose thresholds were bal
 Spikes and synaptic operations are counted for layers with neurons. Pixels enter the first layer as graded spikes at
 every step, so its work does not depend on the image: it is T times the first layer's `LayerSize.multiply_accumulates`.
 With Poisson input it is less, and those spikes are not counted. Relays are left out of rates and included in work, with
-their share given separately (`ir.relays`).
+their share given separately (`ir.network`).
 """
 
 from __future__ import annotations

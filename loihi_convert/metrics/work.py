@@ -10,10 +10,10 @@ a padded kernel: neurons at the border have fewer synapses.
 Circuit
 -------
 A run counts spikes, and the synapses of the next layer that they reach. For an image that is shown for T steps, the
-circuit (`ir.neuron_model`, `backends.lava.stock_network`) adds, with P the smallest power of two >= T:
+circuit (`ir.neuron_model`, `backends.lava.networks`) adds, with P the smallest power of two >= T:
 
 ===================  ==================================================================================
-steps                2P instead of T, because of the resets (`backends.lava.timing`)
+steps                2P instead of T, because of the resets (`backends.lava.exchange`)
 neurons              R, which pass on the bit that switches the biases: one for each layer after the
                      first, up to the last layer with a bias. Each spikes in T steps.
 synaptic operations  the soft resets: one for each spike of the network. In each of T steps, one for
@@ -35,7 +35,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from loihi_convert.backends.lava.timing import reset_interval, stock_interval
+from loihi_convert.backends.lava.exchange import reset_interval, stock_interval
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip.energy import CircuitEvents
 from loihi_convert.external import AnyNetwork
@@ -43,9 +43,8 @@ from loihi_convert.external.readers import CubaLayer, CubaNetwork
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import GradedLayer
-from loihi_convert.ir.network import ReluNetwork
+from loihi_convert.ir.network import ReluNetwork, relay_count, without_relays
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
-from loihi_convert.ir.relays import relay_count, without_relays
 from loihi_convert.ir.synapse import PixelBias, Synapse
 
 

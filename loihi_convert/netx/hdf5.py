@@ -21,7 +21,7 @@ import numpy as np
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
 from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ground.hdf5 import MAX_RATIO, read_datasets
-from loihi_convert.ir.relays import brief
+from loihi_convert.ir.network import brief
 
 SUFFIX: Final = ".net"
 NATIVE_GROUP: Final = "loihi_convert"

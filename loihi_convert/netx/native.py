@@ -50,7 +50,7 @@ from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Granularity, Reset, Target
 from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
-from loihi_convert.ir.network import IntegrateAndFire
+from loihi_convert.ir.network import IntegrateAndFire, brief, relay_count
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import (
     MAX_LOW_BITS,
@@ -60,7 +60,6 @@ from loihi_convert.ir.quantized import (
     joined_synapse,
     largest_pixel,
 )
-from loihi_convert.ir.relays import brief, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
 from loihi_convert.netx import hdf5
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, NATIVE_GROUP, Datasets

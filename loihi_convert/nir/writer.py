@@ -41,7 +41,7 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert.chip import limits
-from loihi_convert.conversion.quantization_report import QuantizationReport
+from loihi_convert.conversion.flow import QuantizationReport
 from loihi_convert.errors import UnsupportedModelError, VerificationError
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.ground.dependencies import optional_module

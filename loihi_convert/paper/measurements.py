@@ -20,7 +20,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, R, opened_before, require_unchanged
-from loihi_convert.conversion.methods import balance_each
+from loihi_convert.conversion.methods import balance_by_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import Dataset, DataSplits, load_data
@@ -30,10 +30,9 @@ from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.files import sha256
 from loihi_convert.ground.records import Record
-from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import is_relay
 from loihi_convert.paper.options import PaperOptions
 from loihi_convert.paper.variants import PaperSetting
 from loihi_convert.pipeline import exporting
@@ -196,13 +195,11 @@ class Balancing(Computation[BalancedRow]):
 
     def compute(self, needed: Sequence[Any]) -> BalancedRow:
         """See `Computation.compute`."""
-        networks = balance_each(
-            self.checkpoint.source().network,
-            self.calibration.read().images,
-            self.timesteps,
-            self.options,
-            device=self.checkpoint.device,
-        )
+        network, images = self.checkpoint.source().network, self.calibration.read().images
+        networks = [
+            balance_by_method(network, images, steps, self.options, device=self.checkpoint.device)
+            for steps in self.timesteps
+        ]
         return BalancedRow(networks=tuple(map(BalancedNetwork.of, networks)))
 
 

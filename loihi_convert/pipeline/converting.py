@@ -20,9 +20,8 @@ from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModel
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
-from loihi_convert.ir.network import ReluNetwork, layer_words
+from loihi_convert.ir.network import ReluNetwork, layer_words, relay_count
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import relay_count
 from loihi_convert.reading.source import Source
 from loihi_convert.reading.users_code import require_not_of_machine
 from loihi_convert.simulation.image_shards import ImageArray

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.backends import Backend
+from loihi_convert.backends.backend import Backend
 from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar

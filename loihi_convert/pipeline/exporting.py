@@ -12,14 +12,14 @@ from typing import Any, Final
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends.lava.timing import reset_interval
+from loihi_convert.backends.lava.exchange import reset_interval
 from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.backends.result import first_difference
 from loihi_convert.checks.lava_dl import LavaDl
 from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
+from loihi_convert.conversion.flow import QuantizationReport
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
-from loihi_convert.conversion.quantization_report import QuantizationReport
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array

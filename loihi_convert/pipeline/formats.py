@@ -9,11 +9,11 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
-from loihi_convert.conversion.quantization_report import QuantizationReport
+from loihi_convert.conversion.flow import QuantizationReport
 from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import FileFormat

@@ -26,7 +26,7 @@ import numpy as np
 
 import loihi_convert
 from loihi_convert import netx
-from loihi_convert.backends import Backend
+from loihi_convert.backends.backend import Backend
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import LayerTrace, RunResult, first_difference
 from loihi_convert.data.own_images import NPZ_ERRORS

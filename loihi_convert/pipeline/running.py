@@ -12,7 +12,7 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from loihi_convert.backends import Backend, BackendOptions, open_backend
+from loihi_convert.backends.backend import Backend, BackendOptions, open_backend
 from loihi_convert.backends.reference import run_graded, run_network
 from loihi_convert.backends.result import RunResult, as_reference, check_run, concatenated, concatenated_if_known
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages

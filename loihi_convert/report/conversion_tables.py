@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Final
 from loihi_convert.chip import limits
 from loihi_convert.chip.partition import span
 from loihi_convert.errors import first_few, low_to_high
-from loihi_convert.ir.network import layer_words
-from loihi_convert.ir.relays import own_channels, relay_count
+from loihi_convert.ir.network import layer_words, own_channels, relay_count
 from loihi_convert.metrics.advice import CAUSES
 from loihi_convert.report.table import Table, neurons, neurons_header, percent, points, table_of
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 
     from loihi_convert.checks.finding import Finding
     from loihi_convert.chip.resources import Chips, NeuronCost
-    from loihi_convert.conversion.quantization_report import LayerReport, QuantizationReport
+    from loihi_convert.conversion.flow import LayerReport, QuantizationReport
     from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.metrics.diagnosis import Diagnosis, LayerError
 

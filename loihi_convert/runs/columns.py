@@ -1,6 +1,6 @@
 """The CSV files in a run folder: their columns, written block by block, read and checked row by row.
 
-Columns with names that begin with ``relay`` exist only for runs with relays (`ir.relays`), those that begin with
+Columns with names that begin with ``relay`` exist only for runs with relays (`ir.network`), those that begin with
 ``circuit`` only for runs of a circuit of stock neurons (`ir.neuron_model`).
 """
 

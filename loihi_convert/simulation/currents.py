@@ -1,7 +1,7 @@
 """Images -> inputs of the first layer (pixels or Poisson spikes), and synapse -> input currents of batches, on the CPU.
 
 Axes: N images or image-steps, then H W C, channels last. Inputs are already summed over the windows of the pooling
-before the synapse (`neurons.py`, `sum_pool`); outputs do not include the bias.
+before the synapse (`layers.py`, `sum_pool`); outputs do not include the bias.
 
 Constant pixels need the currents of only one step, spikes those of all steps. In both cases the maps are summed over
 the windows of a pooling before the first synapse, channels last, as in all layers.
@@ -43,8 +43,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ground.compiled import cpu_features
-from loihi_convert.ir.poisson import poisson_spikes
-from loihi_convert.ir.quantized import with_pixel_bits
+from loihi_convert.ir.quantized import poisson_spikes, with_pixel_bits
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.image_shards import ONE_THREAD
 
@@ -65,15 +64,12 @@ class Currents:
 
     Attributes
     ----------
-    input_dtype
-        Dtype of the inputs: uint8 for sums of spikes over windows of up to 255 inputs, else float32.
     uses_int8
         Whether the arithmetic is int8.
     """
 
     def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
         pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
-        self.input_dtype = np.uint8 if takes_spikes and largest_input <= np.iinfo(np.uint8).max else np.float32
         bytes_up_to = largest_input if takes_spikes and not averages and largest_input <= MAX_BYTE else None
         covers_map = not isinstance(synapse, Conv)
         weight, geometry = as_convolution(synapse, input_shape)
@@ -86,7 +82,7 @@ class Currents:
         return self._convolution.uses_int8
 
     def __call__(self, inputs: Array) -> Array:
-        """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)`` of `input_dtype`."""
+        """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``; spikes have `sum_dtype`."""
         return self._convolution(inputs)
 
 
@@ -122,6 +118,11 @@ def sum_pool(maps: Array, pool: Pair) -> Array:
     if pool == (1, 1):
         return maps
     return channels_last_of(functional.avg_pool2d(torch.from_numpy(maps).permute(0, 3, 1, 2), pool, divisor_override=1))
+
+
+def sum_dtype(pool: Pair) -> type[np.uint8] | type[np.float32]:
+    """Return the dtype of spikes summed over windows of ``pool``."""
+    return np.uint8 if math.prod(pool) <= np.iinfo(np.uint8).max else np.float32
 
 
 def pooled_maps(input_shape: Shape, pool: Pair) -> tuple[int, int, int]:
@@ -169,8 +170,7 @@ class Inputs:
             return sum_pool(maps, self.pool)[:, np.newaxis]
         spikes = poisson_spikes(images, self.poisson_seed, first_image, first_step, steps)
         pooled = sum_pool(channels_last(spikes.reshape(-1, *images.shape[1:])), self.pool)
-        fits = math.prod(self.pool) <= np.iinfo(np.uint8).max
-        return pooled.astype(np.uint8 if fits else np.float32).reshape(len(images), steps, *pooled.shape[1:])
+        return pooled.astype(sum_dtype(self.pool)).reshape(len(images), steps, *pooled.shape[1:])
 
 
 MAX_BYTE: Final = (2**15 - 1) // (2 * limits.WEIGHT_LIMIT)

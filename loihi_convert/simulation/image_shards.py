@@ -33,8 +33,6 @@ SHARD_BYTES: Final = 2**27
 _Shared = TypeVar("_Shared")
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
-_Needed = TypeVar("_Needed", contravariant=True)
-_Found = TypeVar("_Found", covariant=True)
 
 
 class Workers(Protocol):
@@ -166,21 +164,18 @@ ImageArray: TypeAlias = "Array | DividedImages"
 """uint8 ``(N, C, H, W)``: images that this process computes on, or workers."""
 
 
-class ShardFunction(Protocol[_Needed, _Found]):
-    """A function of a module that computes something from a shard; ``progress`` counts images."""
-
-    def __call__(self, shared: _Needed, shard: Shard, /, *, progress: Progress = no_progress) -> _Found: ...
-
-
 def on_shards(
-    function: ShardFunction[_Shared, _Result],
+    function: Callable[..., _Result],
     shared: _Shared,
     images: ImageArray,
     *,
     place: Callable[[Shard], Hashable] | None = None,
     progress: Progress = no_progress,
 ) -> list[_Result]:
-    """Return ``function(shared, shard)`` for each shard of `DividedImages`, in order; else for one shard, here."""
+    """Return ``function(shared, shard)`` for each shard of `DividedImages`, in order; else for one shard, here.
+
+    ``function`` is one of a module, and takes ``progress``, which counts images, if it is called here.
+    """
     if isinstance(images, DividedImages):
         return images.map(function, shared, place=place, progress=progress)
     return [function(shared, Shard(0, np.asarray(images)), progress=progress)]

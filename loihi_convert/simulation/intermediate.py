@@ -21,7 +21,7 @@ change                activation
 `saturation`          the same with potentials limited to +-131071: the file, as `ref` runs it
 ====================  ================================================================================================
 
-Relays (`ir.relays`) pass on their input in all these networks: their threshold, amplitude and weight are set so that
+Relays (`ir.network`) pass on their input in all these networks: their threshold, amplitude and weight are set so that
 they repeat their source there. So each change acts on a value once, in its source.
 
 A last layer that only integrates gives its potential / T instead; where nothing is simulated, its input a.
@@ -36,11 +36,17 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from loihi_convert.ground.arrays import Array, by_channel
-from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork
+from loihi_convert.ir.network import (
+    IntegrateAndFire,
+    ReluNetwork,
+    SpikingLayer,
+    SpikingNetwork,
+    only_relays,
+    own_channels,
+)
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.relays import only_relays, own_channels
 from loihi_convert.ir.synapse import without_input_factors
-from loihi_convert.simulation.layer_spec import Recording
+from loihi_convert.simulation.layers import Recording
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, cnn_activation, unchanged
 from loihi_convert.simulation.simulator import Block, Simulator
 

@@ -4,8 +4,7 @@ Once the thresholds of layers 0..l-1 are known, the currents of layer l are comp
 Each pass over the images simulates one more layer, from the spikes of the layer before it, which the previous pass
 stored: one bit each, or one byte per window of a pooling. So a network of L layers takes the work of 2 L synapses
 instead of L (L + 1) / 2. The first layer's spikes are not stored: a constant current reproduces them at almost no cost.
-The maxima for smaller T come from the same pass. The CNN's activations are stored likewise, and the currents from which
-thresholds or initial potentials were fitted.
+The CNN's activations are stored likewise, and the currents from which thresholds or initial potentials were fitted.
 
 Results depend neither on the number of cores nor on the shards of images, if workers compute them: images are divided
 into blocks in the same way everywhere, and sums of blocks are added in their order.
@@ -20,8 +19,8 @@ import operator
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Concatenate, Final, Generic, ParamSpec, TypeVar
+from dataclasses import KW_ONLY, dataclass, field, replace
+from typing import Final, Generic, TypeVar
 
 import numpy as np
 import torch
@@ -32,7 +31,6 @@ from loihi_convert.ground.choices import Reset
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.simulation.currents import Inputs, pooled_maps, sum_pool, summed_currents
-from loihi_convert.simulation.device import DeviceLayer
 from loihi_convert.simulation.image_shards import (
     SHARDS_PER_WORKER,
     DividedImages,
@@ -43,18 +41,24 @@ from loihi_convert.simulation.image_shards import (
     on_cores,
     on_shards,
 )
-from loihi_convert.simulation.layer_spec import LayerSpec, Recording, float_specs
-from loihi_convert.simulation.neurons import RateErrors, rate_errors
+from loihi_convert.simulation.layers import (
+    DeviceLayer,
+    LayerSpec,
+    RateErrors,
+    Recording,
+    float_specs,
+    layers_on,
+    rate_errors,
+)
 from loihi_convert.simulation.relu import ReluChain, on_blocks
-from loihi_convert.simulation.simulator import layers_on
 
 MEMORY: Final = 2**31
 """Most bytes of spikes, currents and activations stored; the rest is computed again from the images."""
 
-_Arguments = ParamSpec("_Arguments")
 _Found = TypeVar("_Found")
 
 
+@dataclass(eq=False)
 class GrowingSimulation:
     """The layers of ``network`` with known thresholds, on ``images``, for ``timesteps`` steps.
 
@@ -79,40 +83,32 @@ class GrowingSimulation:
         blocks. Default: all.
     memory
         See `MEMORY`.
+    name
+        Differs from that of any other simulation.
     """
 
-    def __init__(
-        self,
-        network: ReluNetwork,
-        images: ImageArray,
-        timesteps: int,
-        reset: Reset,
-        *,
-        poisson_seed: int | None = None,
-        device: str = "cpu",
-        whole: bool = False,
-        most_images: Sequence[int] | None = None,
-        memory: int = MEMORY,
-    ) -> None:
-        self._network, self._images, self._timesteps = network, images, timesteps
-        most = (len(images),) * len(network.layers) if most_images is None else tuple(most_images)
-        self._plan = LayerwisePlan(
-            uuid.uuid4().hex, network, timesteps, reset, poisson_seed, device, whole, most, memory
-        )
+    network: ReluNetwork
+    images: ImageArray
+    timesteps: int
+    reset: Reset
+    _: KW_ONLY
+    poisson_seed: int | None = None
+    device: str = "cpu"
+    whole: bool = False
+    most_images: Sequence[int] | None = None
+    memory: int = MEMORY
+    name: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    def __post_init__(self) -> None:
         self._part: LayerwisePart | None = None
         self._activation_sums: list[Array] = []
 
-    def largest_currents(
-        self, fixed: Sequence[SpikingLayer], after: Sequence[int], *, progress: Progress = no_progress
-    ) -> Array:
-        """Return the largest current of each channel of the layer after ``fixed``: float64 ``(len(after), C_out)``.
+    def largest_currents(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
+        """Return the largest current of each channel of the layer after ``fixed``: float64 ``(C_out,)``.
 
-        The maxima are over the steps up to each of ``after``, ascending, at most T. ``fixed`` are the layers with known
-        thresholds: none at the first call, then the same or one more at each call.
+        ``fixed`` are the layers with known thresholds: none at the first call, then the same or more at each call.
         """
-        return np.asarray(
-            np.maximum.reduce(self._of_parts(progress, LayerwisePart.largest_currents, fixed, tuple(after)))
-        )
+        return np.asarray(np.maximum.reduce(self._of_parts(progress, LayerwisePart.largest_currents, fixed)))
 
     def rate_errors(
         self,
@@ -126,10 +122,10 @@ class GrowingSimulation:
         """Return the errors of the rates of the layer after ``fixed`` against the CNN's activations.
 
         There is one result for each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see
-        `neurons.rate_errors`. ``fixed`` is as in `largest_currents`; ``correction``, ``(C_out,)``, is added to the
+        `layers.rate_errors`. ``fixed`` is as in `largest_currents`; ``correction``, ``(C_out,)``, is added to the
         layer's bias.
         """
-        assert self._plan.whole, "a rate needs all steps"
+        assert self.whole, "a rate needs all steps"
         parts = self._of_parts(progress, LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
         return total(itertools.chain.from_iterable(parts))
 
@@ -139,52 +135,64 @@ class GrowingSimulation:
         The mean is over images, positions and steps; ``fixed`` has at least one layer. Currents are linear in the
         spikes, so that those of the summed spikes are enough, and likewise for the CNN.
         """
-        image_count = self._plan.used(len(fixed), 0, len(self._images))
+        image_count = self.used(len(fixed), 0, len(self.images))
         # Sums of whole numbers, exact in any order.
         spikes = total(self._of_parts(progress, LayerwisePart.summed_spikes, fixed))
         if not self._activation_sums:
             parts = self._of_parts(no_progress, LayerwisePart.summed_activations)
             self._activation_sums = [total(itertools.chain.from_iterable(sums)) for sums in zip(*parts, strict=True)]
-        last = self._plan.specs(fixed)[-1]
-        own = self._network.layers[len(fixed)].synapse
-        found = summed_currents(last.synapse, last.input_shape, spikes / self._timesteps)
+        last = self.specs(fixed)[-1]
+        own = self.network.layers[len(fixed)].synapse
+        found = summed_currents(last.synapse, last.input_shape, spikes / self.timesteps)
         wanted = summed_currents(own, last.input_shape, self._activation_sums[len(fixed) - 1])
         return np.asarray((found - wanted) / (image_count * (last.size // own.channels)))
 
-    def _of_parts(
-        self, progress: Progress, method: Callable[Concatenate[LayerwisePart, Progress, _Arguments], _Found],
-        *arguments: _Arguments.args, **named: _Arguments.kwargs,
-    ) -> list[_Found]:  # fmt: skip
-        """What ``method`` gives for each part of the images, in order."""
-        assert not named
-        if isinstance(self._images, DividedImages):
-            shared = _Call(self._plan, method, arguments)
-            return on_shards(_called, shared, self._images, place=self._plan.place, progress=progress)
+    def used(self, index: int, first: int, count: int) -> int:
+        """Return how many of ``count`` images from ``first`` on are among the ``most_images`` of layer ``index``."""
+        if self.most_images is None:
+            return count
+        unit = block_multiple(self.device)
+        return min(count, max(0, -(-self.most_images[index] // unit) * unit - first))
+
+    def specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
+        """Return the layers ``fixed`` and the one after it."""
+        layer = self.network.layers[len(fixed)]
+        synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
+        layers = (*fixed, SpikingLayer(layer.name, synapse, None))
+        shape, seed = self.network.input_shape, self.poisson_seed
+        return float_specs(SpikingNetwork(shape, layers, self.timesteps, self.reset, poisson_seed=seed))
+
+    def place(self, shard: Shard) -> tuple[str, int]:
+        """Return where a worker keeps the part of ``shard``."""
+        return self.name, shard.first
+
+    def _of_parts(self, progress: Progress, method: Callable[..., _Found], *arguments: object) -> list[_Found]:
+        """What ``method`` of `LayerwisePart` gives for each part of the images, in order."""
+        plan = replace(self, images=np.empty(0))
+        if isinstance(self.images, DividedImages):
+            return on_shards(_called, (plan, method, arguments), self.images, place=self.place, progress=progress)
         if self._part is None:
-            self._part = LayerwisePart(self._plan, Shard(0, np.asarray(self._images)))
-        return [method(self._part, progress, *arguments, **named)]
+            self._part = LayerwisePart(plan, Shard(0, np.asarray(self.images)))
+        return [method(self._part, progress, *arguments)]
 
 
-@dataclass(frozen=True, eq=False)
-class _Call(Generic[_Found]):
-    """A call of a method of `LayerwisePart`, without ``progress``."""
-
-    plan: LayerwisePlan
-    method: Callable[..., _Found]
-    arguments: tuple[Any, ...]
-
-
-def _called(call: _Call[_Found], shard: Shard, *, progress: Progress = no_progress) -> _Found:
+def _called(
+    call: tuple[GrowingSimulation, Callable[..., _Found], tuple[object, ...]],
+    shard: Shard,
+    *,
+    progress: Progress = no_progress,
+) -> _Found:
     """Call a method of the part of ``shard``, which this process keeps for the next call, together with few others."""
-    place = call.plan.place(shard)
+    plan, method, arguments = call
+    place = plan.place(shard)
     with _KEPT_LOCK:
         part = _KEPT.pop(place, None)
         if part is None:
-            part = LayerwisePart(replace(call.plan, memory=call.plan.memory // _MOST_KEPT), shard)
+            part = LayerwisePart(replace(plan, memory=plan.memory // _MOST_KEPT), shard)
         _KEPT[place] = part
         while len(_KEPT) > _MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)))
-    return call.method(part, progress, *call.arguments)
+    return method(part, progress, *arguments)
 
 
 # In a worker: parts by their place, the one used last at the end. Any may be lost: it is then simulated again.
@@ -193,51 +201,10 @@ _KEPT: Final[dict[tuple[str, int], LayerwisePart]] = {}
 _KEPT_LOCK: Final = threading.Lock()
 
 
-_NOTHING: Final = Recording()
-
-
-@dataclass(frozen=True, eq=False)
-class LayerwisePlan:
-    """A simulation, without images; ``name`` differs from that of any other."""
-
-    name: str
-    network: ReluNetwork
-    timesteps: int
-    reset: Reset
-    poisson_seed: int | None
-    device: str
-    whole: bool
-    most_images: tuple[int, ...]
-    memory: int
-
-    def used(self, index: int, first: int, count: int) -> int:
-        """How many of ``count`` images from ``first`` on are among the ``most_images`` of layer ``index``."""
-        unit = block_multiple(self.device)
-        return min(count, max(0, -(-self.most_images[index] // unit) * unit - first))
-
-    def specs(self, fixed: Sequence[SpikingLayer], correction: Array | None = None) -> list[LayerSpec]:
-        """The layers ``fixed`` and the one after it."""
-        layer = self.network.layers[len(fixed)]
-        synapse = layer.synapse if correction is None else layer.synapse.with_added_bias(correction)
-        open_layer = SpikingLayer(layer.name, synapse, None)
-        partial = SpikingNetwork(
-            self.network.input_shape,
-            (*fixed, open_layer),
-            self.timesteps,
-            self.reset,
-            poisson_seed=self.poisson_seed,
-        )
-        return float_specs(partial)
-
-    def place(self, shard: Shard) -> tuple[str, int]:
-        """Where a worker keeps the part of ``shard``."""
-        return self.name, shard.first
-
-
 class LayerwisePart:
     """The simulation of consecutive images, and what is kept of them from one pass to the next."""
 
-    def __init__(self, plan: LayerwisePlan, shard: Shard) -> None:
+    def __init__(self, plan: GrowingSimulation, shard: Shard) -> None:
         self._plan, self._images, self._first_image = plan, np.asarray(shard.images), shard.first
         self._inputs = Inputs(plan.network.layers[0].synapse.pool, plan.poisson_seed)
         largest = max(math.prod(shape) for shape in (plan.network.input_shape, *plan.network.shapes))
@@ -245,30 +212,24 @@ class LayerwisePart:
         if plan.whole:
             self._steps_at_once = plan.timesteps
         self._lock = threading.Lock()
-        kept = plan.memory if plan.device == "cpu" else 0
-        self._spikes = BlockStore[list[Packed]](kept // 2)
+        self._spikes = BlockStore[list[Packed]](plan.memory // 2)
         # Of `rate_errors`: once the layer has its thresholds, the same currents make it fire.
-        self._currents = BlockStore[Tensor](kept // 4)
+        self._currents = BlockStore[Tensor](plan.memory // 4 if plan.device == "cpu" else 0)
         self._activations = BlockStore[Array](plan.memory // 4)
 
-    def largest_currents(self, progress: Progress, fixed: Sequence[SpikingLayer], after: tuple[int, ...]) -> Array:
+    def largest_currents(self, progress: Progress, fixed: Sequence[SpikingLayer]) -> Array:
         """See `GrowingSimulation.largest_currents`."""
         specs = self._plan.specs(fixed)
         layers, last = layers_on(self._plan.device, specs), specs[-1]
-        # Without biases; each row covers the steps since the one before it.
-        largest = np.full((len(after), last.size), -np.inf, np.float32)
+        largest = np.full(last.size, -np.inf, np.float32)
 
-        def take(_: int, first: int, inputs: Tensor) -> None:
-            for row, (start, end) in zip(largest, zip((0, *after), after, strict=False), strict=True):
-                part = inputs[:, max(start - first, 0) : max(end - first, 0)]
-                if part.shape[1]:
-                    highest = layers[-1].currents_of(part).reshape(-1, last.size).amax(0).cpu().numpy()
-                    with self._lock:
-                        np.maximum(row, highest, out=row)
+        def take(_: int, inputs: Tensor) -> None:
+            highest = layers[-1].currents_of(inputs).reshape(-1, last.size).amax(0).cpu().numpy()
+            with self._lock:
+                np.maximum(largest, highest, out=largest)
 
         self._pass(layers, take, progress)
-        with_bias = np.maximum.accumulate(largest, axis=0) + last.biases
-        return np.asarray(with_bias.reshape(len(after), -1, last.synapse.channels).max(axis=1), np.float64)
+        return np.asarray((largest + last.biases).reshape(-1, last.synapse.channels).max(axis=0), np.float64)
 
     def rate_errors(
         self,
@@ -284,7 +245,7 @@ class LayerwisePart:
         chain = ReluChain(self._plan.network, depth=len(specs))
         sums = GroupSums[RateErrors](block_multiple(self._plan.device) // self._images_at_once)
 
-        def take(start: int, _: int, inputs: Tensor) -> None:
+        def take(start: int, inputs: Tensor) -> None:
             activations = self._activations_of(chain, start, len(inputs))
             wanted = np.maximum(activations.reshape(len(inputs), -1), 0)
             currents = layers[-1].currents_of(inputs)
@@ -307,7 +268,7 @@ class LayerwisePart:
         height, width, channels = pooled_maps(specs[-1].input_shape, specs[-1].synapse.pool)
         found = np.zeros((height, width, channels))
 
-        def take(_: int, __: int, inputs: Tensor) -> None:
+        def take(_: int, inputs: Tensor) -> None:
             counted = inputs.sum((0, 1), dtype=torch.float64).cpu().numpy()
             with self._lock:
                 np.add(found, counted, out=found)
@@ -348,64 +309,50 @@ class LayerwisePart:
     def _pass(
         self,
         layers: Sequence[DeviceLayer],
-        take: Callable[[int, int, Tensor], None],
+        take: Callable[[int, Tensor], None],
         progress: Progress,
         count: int | None = None,
     ) -> None:
-        """Call ``take`` with the first of some images, a step, and the inputs of the last of ``layers`` from it on.
+        """Call ``take`` with the first of some images, and the inputs of the last of ``layers`` in some steps.
 
         ``count``: number of images; default: all.
         """
 
         def simulate(rows: slice) -> None:
-            for first, inputs in self._received(layers, self._images[rows], rows.start):
-                take(rows.start, first, inputs)
+            for inputs in self._received(layers, self._images[rows], rows.start):
+                take(rows.start, inputs)
 
         total = len(self._images) if count is None else count
         on_cores(self._plan.device, simulate, total, self._images_at_once, progress=progress)
 
-    def _received(self, layers: Sequence[DeviceLayer], images: Array, start: int) -> Iterator[tuple[int, Tensor]]:
-        """Inputs of the last of ``layers`` for the images at ``start``: a block's first step, and its inputs.
-
-        With constant pixels there is one step.
-        """
-        blocks, last = -(-self._plan.timesteps // self._steps_at_once), len(layers) - 1
-        steps = [
-            range(self._plan.timesteps)[block * self._steps_at_once :][: self._steps_at_once] for block in range(blocks)
-        ]
-        if last == 0:
-            for part in steps[:1] if self._inputs.is_constant else steps:
-                yield part[0], torch.from_numpy(self._inputs(images, self._first_image + start, part[0], len(part)))
-            return
-        # Spikes are stored as the inputs of layer ``known``, currents, of all steps, as those of layer ``first``.
-        known, kept = self._spikes.look(start) or (0, None)
-        first, received = self._currents.look(start) or (0, None)
-        if known == last and kept is not None:
-            for part, packed in zip(steps, kept, strict=True):
-                yield part[0], packed.unpacked()
-            return
-        if not known <= first < last:
-            first, received = known, None
-        firing = layers[first:last]
-        states = [layer.initial_states(len(images)) for layer in firing]
-        entering: Tensor | None = None
+    def _received(self, layers: Sequence[DeviceLayer], images: Array, start: int) -> Iterator[Tensor]:
+        """Inputs of the last of ``layers`` for the images at ``start``, some steps at a time; of one step if they are
+        constant pixels."""
+        last, timesteps, at_once = len(layers) - 1, self._plan.timesteps, self._steps_at_once
+        # What was kept are the inputs of layer ``known``, or its currents in all steps.
+        known, kept = self._spikes.look(start) or (0, [])
+        fitted, currents = self._currents.look(start) or (-1, torch.empty(0))
+        if has_currents := known <= fitted < last:
+            known, kept = fitted, []
+        is_constant = not kept and self._inputs.is_constant
+        states = [layer.initial_states(len(images)) for layer in layers[known:last]]
         keeping: list[Packed] = []
-        for block, part in enumerate(steps):
-            if received is not None:
-                currents = received
-            elif kept is not None:
-                currents = firing[0].currents_of(kept[block].unpacked())
-            else:
-                if entering is None or not self._inputs.is_constant:
-                    inputs = torch.from_numpy(self._inputs(images, self._first_image + start, part[0], len(part)))
-                    entering = layers[0].currents_of(inputs)
-                currents = entering
-            spikes, _ = firing[0].fire(states[0], currents, len(part), _NOTHING)
-            for layer, state in zip(firing[1:], states[1:], strict=True):
-                spikes, _ = layer.fire(state, layer.currents_of(spikes), len(part), _NOTHING)
-            if last > 1 and self._plan.device == "cpu":
+        for block, first in enumerate(range(0, timesteps, at_once)):
+            count = min(at_once, timesteps - first)
+            if not has_currents and not (block and is_constant):
+                if kept:
+                    spikes = kept[block].unpacked()
+                else:
+                    spikes = torch.from_numpy(self._inputs(images, self._first_image + start, first, count))
+                if known < last:
+                    currents = layers[known].currents_of(spikes)
+            elif last == 0:
+                return
+            for index, (layer, state) in enumerate(zip(layers[known:last], states, strict=True)):
+                spikes, _ = layer.fire(state, layer.currents_of(spikes) if index else currents, count, Recording())
+            if known < last > 1 and self._plan.device == "cpu":
                 keeping.append(Packed(spikes.numpy()))
-            yield part[0], spikes
+            yield spikes
         if keeping:
             self._spikes.put(start, last, keeping, sum(packed.size for packed in keeping))
 

@@ -1,4 +1,4 @@
-"""Loops over neurons: integrate, fire, reset, sum spikes over windows. Called only by `neurons.py`.
+"""Loops over neurons: integrate, fire, reset, sum spikes over windows. Called only by `layers.py`.
 
 A potential stays in the first-level cache over all steps. Inner loops run over contiguous float32 or bytes, which LLVM
 vectorizes; optional work is done in a separate pass over a tile in the cache. All neurons are in one axis, and copied
@@ -155,7 +155,7 @@ class Layer(NamedTuple):
     Parameters
     ----------
     bias, level, threshold, offset, initial
-        float32, those of the first tile, see `layer_spec.LayerSpec`: they are equal in all tiles. A bias per neuron is
+        float32, those of the first tile, see `layers.LayerSpec`: they are equal in all tiles. A bias per neuron is
         ``(neurons,)``.
     fan_out
         See `LayerSpec.pooled_fan_out`, in one axis: float32 if that holds the sums of a tile exactly, else float64.
@@ -202,7 +202,7 @@ class Spikes(NamedTuple):
 
 
 class Records(NamedTuple):
-    """Arrays to fill; empty if not requested. As in `layer_spec.LayerBlock`, with all neurons in one axis.
+    """Arrays to fill; empty if not requested. As in `layers.LayerBlock`, with all neurons in one axis.
 
     ``counts`` holds spikes and synaptic operations; ``counters``, int32 ``(T, k C)``, the spikes of every k-th column,
     summed over images and rows, where k divides the number of columns.
@@ -218,7 +218,7 @@ class Records(NamedTuple):
 
 @compiled()
 def fire(states: Array, currents: Array, layer: Layer, sent: Spikes, records: Records) -> None:
-    """See `device.CpuLayer.fire`."""
+    """See `layers.CpuLayer.fire`."""
     fan_out = layer.fan_out
     limit, kind, height, rows, pool_h = layer.limit, layer.kind, layer.height, layer.rows, layer.window[0]
     fired, fired_words, pooled, pooled_words = sent
@@ -312,7 +312,7 @@ def rate_errors(
     currents: Array, bias: Array, activations: Array, thresholds: Array, levels: Array, initial: Array,
     is_soft: bool, steps: int, errors: Array, squares: Array,
 ) -> None:  # fmt: skip
-    """See `neurons.rate_errors`; adds to ``errors`` and ``squares``, float64 ``(G, neurons)``."""
+    """See `layers.rate_errors`; adds to ``errors`` and ``squares``, float64 ``(G, neurons)``."""
     images, neurons = activations.shape
     is_constant = currents.shape[1] == 1
     membrane, counts = np.empty(TILE, np.float32), np.empty(TILE, np.float32)

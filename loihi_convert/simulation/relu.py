@@ -17,8 +17,7 @@ from loihi_convert.cnn.qcfs import quantize_or_rectify
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.compiled import compiled
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork
-from loihi_convert.ir.relays import own_channels
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, own_channels
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.simulation.currents import MAX_PIXEL, Currents, channels_last, sum_pool
 from loihi_convert.simulation.image_shards import ImageArray, Shard, block_multiple, joined_parts, on_cores, on_shards

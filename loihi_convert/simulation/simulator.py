@@ -8,10 +8,10 @@ For layer l with synapse W and step t = 1..T (paper, eq. 1 and 2, algorithm 3)::
     s[l](t) = [V[l](t) >= threshold[l]]     no spikes in a last layer that only integrates
     V[l](t) = V - threshold * s  (soft)     or  0 where s  (hard)
 
-Networks of target loihi2 are simulated as the circuit of stock processes (`neurons.py`), unless asked otherwise.
+Networks of target loihi2 are simulated as the circuit of stock processes, unless asked otherwise.
 
 A block of images passes through all its steps layer by layer: first the currents of all steps (`currents.py`), then the
-neurons (`neurons.py`). Each core works on its own blocks, of limited size (`image_shards.py`), so that memory does not
+neurons (`layers.py`). Each core works on its own blocks, of limited size (`image_shards.py`), so that memory does not
 grow with the number of images.
 
 Integers are held exactly in float32: the exactness rules of `chip.rules` limit every partial sum of a current to 2^23
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -38,8 +38,7 @@ from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
-from loihi_convert.simulation.currents import Currents, Inputs
-from loihi_convert.simulation.device import CpuLayer, DeviceLayer, GpuLayer
+from loihi_convert.simulation.currents import Inputs
 from loihi_convert.simulation.image_shards import (
     ImageArray,
     Shard,
@@ -49,8 +48,7 @@ from loihi_convert.simulation.image_shards import (
     on_cores,
     on_shards,
 )
-from loihi_convert.simulation.layer_spec import LayerBlock, LayerSpec, Recording, float_specs, integer_specs
-from loihi_convert.simulation.neurons import Neurons
+from loihi_convert.simulation.layers import LayerBlock, Recording, float_specs, integer_specs, layers_on
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,20 +308,6 @@ def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> E
     recording = Recording(currents=True, potentials=run.records_potentials)
     run.simulate(shard, take, recording, saturates=False, progress=progress)
     return Extremes(tuple(largest), outputs, tuple(bounds) if run.records_potentials else ())
-
-
-def layers_on(device: str, specs: Sequence[LayerSpec]) -> Sequence[DeviceLayer]:
-    """Return the layers ``specs`` on ``device``."""
-    if device != "cpu":
-        return [GpuLayer(spec, device) for spec in specs]
-    synapses = [
-        Currents(spec.synapse, spec.input_shape, averages=not spec.is_integer, takes_spikes=spec.takes_spikes)
-        for spec in specs
-    ]
-    dtypes = [*(synapse.input_dtype for synapse in synapses[1:]), np.float32]
-    return [
-        CpuLayer(synapse, Neurons(spec, dtype)) for synapse, spec, dtype in zip(synapses, specs, dtypes, strict=True)
-    ]
 
 
 def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:

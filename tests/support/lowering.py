@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from loihi_convert.ground.arrays import Shape
-from loihi_convert.ir.network import ReluNetwork, summary
+from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
 from loihi_convert.ir.synapse import Conv
 from loihi_convert.lowering import lowered, to_relu_network
@@ -109,7 +109,7 @@ def lowered_case(case: Case, copies: int = 1) -> ReluNetwork:
 def layers_of(case: Case, copies: int = 1) -> str:
     """The layers: channels, kernel, and relays."""
     network = lowered_case(case, copies)
-    return summary(network.input_shape, network.layers)
+    return network.architecture
 
 
 def groups_of(case: Case, layer: int) -> int:

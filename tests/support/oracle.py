@@ -9,8 +9,7 @@ import numpy as np
 from loihi_convert.backends.result import RunResult
 from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ground.choices import Reset
-from loihi_convert.ir.poisson import poisson_spikes
-from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork
+from loihi_convert.ir.quantized import IntegerNeuron, QuantizedNetwork, poisson_spikes
 from loihi_convert.ir.synapse import Conv, Synapse
 
 # Soft reset counts in weight units; hard reset is Lava's LIF, which counts in 1/64 of them: 24 bits of state.

@@ -17,7 +17,7 @@ from simulators.process import Worker
 from simulators.worker import Request
 from subject import request_for, subject
 
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.cli.console import log
 from loihi_convert.errors import PlatformError, UsageError, VerificationError, one_of
 from loihi_convert.ground.arrays import Array

@@ -1,7 +1,7 @@
 """The process that runs Lava: ``python -m loihi_convert.backends.lava.host FOLDER TOKEN``.
 
 Started, controlled and stopped by `lava_backend.py`, through pipes at its stdin and stdout. For each request it builds
-a network of Lava Processes (`own_network.py`, or `stock_network.py` for stock neurons) and runs it.
+a network of Lava Processes (`networks.py`) and runs it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import importlib.metadata
 import json
 import logging
 import os
-import pickle
 import platform
 import select
 import shutil
@@ -28,19 +27,15 @@ from collections.abc import Callable, Iterator
 from multiprocessing import process as multiprocessing_process
 from multiprocessing import shared_memory
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends.lava import own_network, stock_network
-from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
+from loihi_convert.backends.lava import networks
+from loihi_convert.backends.lava.exchange import LavaRun
 from loihi_convert.backends.lava.host_process import how_it_ended, remove_shared_memory
-from loihi_convert.backends.lava.lava_types import Process
-from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.backends.loihi2.hardware import NoBoardError, run_on_board, use_board
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.neuron_model import NeuronModel
 
 _WATCH_SECONDS: Final = 0.1
 _PR_SET_PDEATHSIG: Final = 1
@@ -60,11 +55,10 @@ def main(folder: Path, token: str) -> None:
         return
     host.answer(event="ready", versions=_versions())
     for line in sys.stdin:
-        request = json.loads(line)
-        files = LavaFiles(Path(request["folder"]))
-        host.failure = files.failure
+        run = LavaRun.read(json.loads(line))
+        host.failure = run.failure
         try:
-            seconds, measured = _run(files, request, host)
+            seconds, measured = _run(run, host)
         except NoBoardError as error:
             host.answer(event="no board", reason=error.reason, hint=error.hint)
         except Exception as error:
@@ -194,17 +188,16 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[float, dict[str, float]]:
+def _run(run: LavaRun, host: _Watched) -> tuple[float, dict[str, float]]:
     """Run one network on all its images; return the time of the steps in seconds, and measurements of a chip."""
     from lava.magma.core.process.process import ProcessServer
     from lava.magma.core.process.variable import VarServer
 
-    network: StoredNetwork = pickle.loads(files.network.read_bytes())
-    if isinstance(network, GradedNetwork) or request["chip"] is None:
-        seconds, measured = _simulate(network, files, request, host), dict[str, float]()
+    if run.board is None:
+        seconds, measured = _simulate(run, host), dict[str, float]()
     else:
-        use_board(Board(**request["chip"]["board"]))
-        seconds, measured = run_on_board(network, files, request)
+        use_board(run.board)
+        seconds, measured = run_on_board(run)
     # Lava keeps all Processes and Vars, with their weights, and a log handler per Process.
     ProcessServer().reset_server()
     VarServer().reset_server()
@@ -213,39 +206,21 @@ def _run(files: LavaFiles, request: dict[str, Any], host: _Watched) -> tuple[flo
     return seconds, measured
 
 
-def _simulate(network: StoredNetwork, files: LavaFiles, request: dict[str, Any], host: _Watched) -> float:
+def _simulate(run: LavaRun, host: _Watched) -> float:
     from lava.magma.core.run_conditions import RunSteps
     from lava.magma.core.run_configs import Loihi2SimCfg
 
-    timesteps, trace = request["timesteps"], request["trace"]
-    source: Process
-    if isinstance(network, GradedNetwork):
-        models = own_network.graded_models()
-        source = own_network.build_graded(network, files, is_stream=request["is_stream"], trace=trace)
-    elif (neuron := NeuronModel(request["neuron"])).is_circuit:
-        models = stock_network.models()
-        source = stock_network.build_circuit(
-            network, files, timesteps, trace=trace, neuron=neuron, first_image=request["first_image"]
-        ).source
+    if run.neuron is None:
+        source = networks.build_graded(run)
     else:
-        models = own_network.synapse_models()
-        source = own_network.build(
-            network,
-            files,
-            timesteps,
-            trace=trace,
-            neuron=neuron,
-            layout=request["layout"],
-            batch_size=request["batch_size"],
-            first_image=request["first_image"],
-        )
+        source = networks.build_circuit(run).source if run.neuron.is_circuit else networks.build(run)
     source.create_runtime(
-        run_cfg=Loihi2SimCfg(exception_proc_model_map=models),
+        run_cfg=Loihi2SimCfg(exception_proc_model_map=networks.models(run)),
         compile_config={"pypy_channel_size": _CHANNEL_SIZE},
     )
     with host.stepping():
         started = time.perf_counter()
-        source.run(RunSteps(num_steps=request["steps"]))
+        source.run(RunSteps(num_steps=run.timing.total))
         seconds = time.perf_counter() - started
     source.stop()
     return seconds

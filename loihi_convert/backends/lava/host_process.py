@@ -87,7 +87,7 @@ class HostProcess:
         (folder / __name__.partition(".")[0]).symlink_to(Path(__file__).parents[2])
         return folder
 
-    def send(self, request: dict[str, Any]) -> None:
+    def send(self, request: str) -> None:
         assert self._process.stdin is not None
         # If the host has ended, `receive` reports it, with the reason.
         with contextlib.suppress(BrokenPipeError):

@@ -19,18 +19,16 @@ import math
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends import Backend
-from loihi_convert.backends.lava.exchange import LavaFiles, StoredNetwork
+from loihi_convert.backends.backend import Backend, BackendOptions
+from loihi_convert.backends.lava.exchange import LavaRun, Timing
 from loihi_convert.backends.lava.host_process import HostProcess
-from loihi_convert.backends.lava.timing import Timing, settling_steps, stock_interval
-from loihi_convert.backends.loihi2.board import chosen_board
-from loihi_convert.backends.options import BackendOptions
+from loihi_convert.backends.loihi2.board import Board, chosen_board
 from loihi_convert.backends.result import RunResult, check_run, require_result_size
 from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ground.arrays import Array
@@ -38,7 +36,6 @@ from loihi_convert.ground.choices import BackendName, LavaLayout
 from loihi_convert.ground.dependencies import other_interpreter
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 STALL_SECONDS: Final = 120.0
@@ -83,6 +80,7 @@ class LavaBackend(Backend):
         self._batch_size = batch_size
         self._stall_seconds = stall_seconds
         self._host: HostProcess | None = None
+        self._board: Board | None = None
         self._versions: dict[str, str] = {}
 
     @property
@@ -94,11 +92,6 @@ class LavaBackend(Backend):
     def layout(self) -> LavaLayout:
         """The layout it was opened with, or the default."""
         return self.options.lava_layout or "processes"
-
-    @property
-    def chip(self) -> dict[str, Any] | None:
-        """The chip to run on, for the host; ``None`` for simulation."""
-        return None
 
     def run(
         self,
@@ -129,17 +122,26 @@ class LavaBackend(Backend):
         network = netx.read(path)
         check_run(network, images, timesteps, trace=trace)
         low_bits, network = network.low_bits, network.stored
-        neuron = self.options.neuron_model(network)
-        steps = self._timing(network, neuron, len(images), timesteps)
-        request = {
-            "first_image": first_image,
-            "neuron": neuron.value,
-            "layout": self.layout,
-            "batch_size": steps.batch_size,
-            "chip": self.chip,
-        }
-        result = self._simulated(network, images, steps, request, started, trace=trace, progress=progress)
-        return result.with_joined_digits(low_bits)
+        neuron, layout = self.options.neuron_model(network), self.layout
+        if neuron.is_circuit and layout != "processes":
+            found = f"found {layout}, but this run uses stock Processes of Lava"
+            hint = "Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps."
+            raise UsageError(found, where="lava_layout", expected="must be processes for stock neurons", hint=hint)
+        batch_size = self._batch_size or fitting_batch_size(network, len(images)) if layout == "layers" else 1
+        run = LavaRun(
+            "",
+            network,
+            len(images),
+            timesteps,
+            trace,
+            first_image=first_image,
+            neuron=neuron,
+            layout=layout,
+            batch_size=batch_size,
+            board=self._board,
+            profile=self.options.profile,
+        )
+        return self._simulated(run, images, started, progress).with_joined_digits(low_bits)
 
     def run_graded(
         self,
@@ -161,39 +163,26 @@ class LavaBackend(Backend):
             As in `run`.
         """
         started = time.perf_counter()
-        if self.chip is not None:
+        if self._board is not None:
             expected = "must be ref or sim for graded spikes: no board runs them yet"
             raise UsageError(f"found {self.name}", where="backend", expected=expected)
         if self.layout != "processes":
             expected = "must be processes for graded spikes"
             raise UsageError(f"found {self.layout}", where="lava_layout", expected=expected)
         require_result_size(network, len(images), 1, trace=trace)
-        depth = len(network.layers)
-        steps = Timing(len(images), 1, 1, depth - 1, 1, settling_steps(depth))
-        request = {"is_stream": is_stream, "chip": None}
-        return self._simulated(network, images, steps, request, started, trace=trace, progress=progress)
+        run = LavaRun("", network, len(images), trace=trace, is_stream=is_stream)
+        return self._simulated(run, images, started, progress)
 
-    def _simulated(
-        self,
-        network: StoredNetwork,
-        images: Array,
-        steps: Timing,
-        request: dict[str, Any],
-        started: float,
-        *,
-        trace: bool,
-        progress: Progress,
-    ) -> RunResult:
-        """Return the result of the host, which gets ``request``; without a host if that fails."""
+    def _simulated(self, run: LavaRun, images: Array, started: float, progress: Progress) -> RunResult:
+        """Return the result of ``run``, which gets its folder here; without a host if that fails."""
         try:
-            host, folder = self._prepare(network, images, steps.timesteps, trace)
-            run = {"folder": str(folder.path), "timesteps": steps.timesteps, "trace": trace, "steps": steps.total}
+            host, run = self._prepare(run, images)
             # A host that cannot run may remove its files.
-            counter = np.load(folder.steps, mmap_mode="r")
-            host.send({**run, **request})
-            seconds, measured = self._watch(host, counter, steps, progress)
-            result = folder.result(network, trace, seconds, time.perf_counter() - started - seconds)
-            shutil.rmtree(folder.path)
+            counter = np.load(run.file("steps"), mmap_mode="r")
+            host.send(run.folder)
+            seconds, measured = self._watch(host, counter, run.timing, progress)
+            result = run.result(seconds, time.perf_counter() - started - seconds)
+            shutil.rmtree(run.folder)
         except BaseException:
             self._end()
             raise
@@ -207,32 +196,19 @@ class LavaBackend(Backend):
         if host is not None:
             host.end()
 
-    def _timing(self, network: QuantizedNetwork, neuron: NeuronModel, image_count: int, timesteps: int) -> Timing:
-        if neuron.is_circuit and self.layout != "processes":
-            found = f"found {self.layout}, but this run uses stock Processes of Lava"
-            hint = "Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps."
-            raise UsageError(found, where="lava_layout", expected="must be processes for stock neurons", hint=hint)
-        batch_size = 1
-        if self.layout == "layers":
-            batch_size = self._batch_size or fitting_batch_size(network, image_count)
-        interval = stock_interval(timesteps) if neuron.is_circuit else timesteps
-        return Timing(image_count, batch_size, timesteps, len(network.layers), interval)
-
-    def _prepare(
-        self, network: StoredNetwork, images: Array, timesteps: int, trace: bool
-    ) -> tuple[HostProcess, LavaFiles]:
-        """Return a running host, and the files of the run."""
+    def _prepare(self, run: LavaRun, images: Array) -> tuple[HostProcess, LavaRun]:
+        """Return a running host, and the run with its files."""
         try:
             host = self._host = self._host or HostProcess(self.name, self._lava_python)
-            folder = LavaFiles(Path(tempfile.mkdtemp(dir=host.folder)))
-            folder.fill(network, images, timesteps, trace)
+            run = replace(run, folder=tempfile.mkdtemp(dir=host.folder))
+            run.fill(images)
         except OSError as error:
             raise PlatformError(
                 f"the temporary folder cannot hold the run ({error})",
                 where=self.name,
                 hint="Free some space, set TMPDIR to another folder, or run fewer images or without `trace`.",
             ) from error
-        return host, folder
+        return host, run
 
     def _watch(
         self, host: HostProcess, counter: Array, steps: Timing, progress: Progress
@@ -300,8 +276,3 @@ class Loihi2Backend(LavaBackend):
     def __init__(self, options: BackendOptions = BackendOptions()) -> None:
         super().__init__(replace(options, neuron="stock"), stall_seconds=_BOARD_STALL_SECONDS)
         self._board = self.options.board or chosen_board()
-
-    @property
-    def chip(self) -> dict[str, Any]:
-        """The board, and whether to profile."""
-        return {"board": asdict(self._board), "profile": self.options.profile}

@@ -21,17 +21,14 @@ from __future__ import annotations
 import math
 import os
 import time
-from typing import Any
 
 import numpy as np
 
-from loihi_convert.backends.lava.exchange import LavaFiles
-from loihi_convert.backends.lava.lava_types import Port
-from loihi_convert.backends.lava.recording import Recorder
-from loihi_convert.backends.lava.stock_network import StockNetwork, build_circuit
+from loihi_convert.backends.lava.exchange import LavaRun, Recorder
+from loihi_convert.backends.lava.networks import Port, StockNetwork, build_circuit
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, NO_EXTENSION, NOT_INSTALLED, Board
 from loihi_convert.chip import limits
-from loihi_convert.ir.neuron_model import NeuronModel, circuit
+from loihi_convert.ir.neuron_model import circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 
@@ -70,29 +67,16 @@ def use_board(board: Board) -> None:
         ) from None
 
 
-def run_on_board(
-    network: QuantizedNetwork, folder: LavaFiles, request: dict[str, Any]
-) -> tuple[float, dict[str, float]]:
+def run_on_board(run: LavaRun) -> tuple[float, dict[str, float]]:
     """Run, record every layer, and profile if requested; return the seconds of the steps, and the profiler's totals."""
-
-    def built() -> StockNetwork:
-        return build_circuit(
-            network,
-            folder,
-            request["timesteps"],
-            trace=request["trace"],
-            first_image=request["first_image"],
-            neuron=NeuronModel(request["neuron"]),
-            from_host=connect_through_adapter,
-        )
-
-    stock = built()
+    stock, steps = build_circuit(run, connect_through_adapter), run.timing.total
     stock.source.create_runtime(run_cfg=_run_config())
     started = time.perf_counter()
-    record_by_steps(network, stock, request["steps"])
+    assert isinstance(run.network, QuantizedNetwork)
+    record_by_steps(run.network, stock, steps)
     seconds = time.perf_counter() - started
     stock.source.stop()
-    return seconds, _profile(built(), request["steps"]) if request["chip"]["profile"] else {}
+    return seconds, _profile(build_circuit(run, connect_through_adapter), steps) if run.profile else {}
 
 
 def _run_config() -> object:

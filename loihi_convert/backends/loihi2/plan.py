@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from loihi_convert.backends.lava.timing import Timing, first_step, reset_interval, stock_interval
+from loihi_convert.backends.lava.exchange import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import network_resources

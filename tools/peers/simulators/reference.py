@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from loihi_convert.backends import open_backend
+from loihi_convert.backends.backend import open_backend
 from loihi_convert.ground.arrays import Array
 from simulators import Job, Runner
 

@@ -26,8 +26,8 @@ class GuardedModel(PyLoihiProcessModel):
         """Prepare the steps; called once, after Lava has set the Vars and ports."""
 
     def step(self) -> None:
-        """Do one time step; ``self.time_step`` counts from 1."""
-        raise NotImplementedError
+        """Do one time step, by default that of Lava's model after this class; ``self.time_step`` counts from 1."""
+        super().run_spk()
 
     def start(self) -> None:
         with self._reported():

@@ -1,15 +1,23 @@
-"""Options of a backend, validated when created."""
+"""A backend runs exported files: its interface, its options, and how it is opened by name."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from loihi_convert.backends.loihi2.board import Board
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.choices import BackendName, LavaLayout, Neuron
 from loihi_convert.ground.options import BOARD, Flag, declared
+from loihi_convert.ground.progress import Progress, no_progress
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from loihi_convert.backends.result import RunResult
+    from loihi_convert.ground.arrays import Array
+    from loihi_convert.ir.graded import GradedNetwork
     from loihi_convert.ir.neuron_model import NeuronModel
     from loihi_convert.ir.quantized import QuantizedNetwork
 
@@ -80,3 +88,95 @@ class BackendOptions:
             if is_given and backend not in backends:
                 hint = f"Omit `{name}`, or choose another `backend`."
                 raise UsageError(f"given, but the backend is {backend}", where=name, expected=expected, hint=hint)
+
+
+class Backend(ABC):
+    """Runs exported files; a context manager, because some backends hold processes.
+
+    Parameters
+    ----------
+    options
+        The options it is opened with.
+
+    Attributes
+    ----------
+    name
+        The name by which `open_backend` returns it.
+    """
+
+    name: BackendName
+
+    def __init__(self, options: BackendOptions) -> None:
+        self.options = options
+
+    @property
+    def versions(self) -> dict[str, str]:
+        """Versions of Python, NumPy and Lava in the backend's own process, by name; empty before its first run."""
+        return {}
+
+    @property
+    def layout(self) -> LavaLayout | None:
+        """The layout of networks on Lava; ``None`` if it does not use Lava."""
+        return None
+
+    @abstractmethod
+    def run(
+        self,
+        path: Path,
+        images: Array,
+        timesteps: int,
+        *,
+        trace: bool = False,
+        first_image: int = 0,
+        progress: Progress = no_progress,
+    ) -> RunResult:
+        """Run ``images`` (uint8 ``(N, C, H, W)``) for ``timesteps`` steps each through the network in ``path``.
+
+        ``first_image`` is the index of the first of them in the whole run, if they are a part of it: it counts for
+        Poisson input.
+        """
+
+    @abstractmethod
+    def run_graded(
+        self,
+        network: GradedNetwork,
+        images: Array,
+        *,
+        is_stream: bool = False,
+        trace: bool = False,
+        progress: Progress = no_progress,
+    ) -> RunResult:
+        """Run ``images`` (uint8 ``(N, *input_shape)``) through graded spikes, see `backends.reference.run_graded`."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop its processes, if it has any."""
+        return
+
+
+def open_backend(backend: str, options: BackendOptions | None = None) -> Backend:
+    """Return the backend called ``backend``, not yet started.
+
+    Raises
+    ------
+    UsageError
+        If the backend is unknown, or an option belongs to another backend.
+    """
+    known: dict[str, BackendName] = {name: name for name in get_args(BackendName)}
+    if backend not in known:
+        raise UsageError(f"found {backend}", where="backend", expected=one_of(known))
+    options = options or BackendOptions()
+    options.require_for(known[backend])
+    if backend == "ref":
+        from loihi_convert.backends.reference import ReferenceBackend
+
+        return ReferenceBackend(options)
+    if backend == "sim":
+        from loihi_convert.backends.lava.lava_backend import LavaBackend
+
+        return LavaBackend(options)
+    from loihi_convert.backends.lava.lava_backend import Loihi2Backend
+
+    return Loihi2Backend(options)
