@@ -30,8 +30,7 @@ from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.page import Cards, Facts, Picture, Pictures
 from loihi_convert.report.table import percent, quantity, quantity_range
 from loihi_convert.runs.columns import FileResults
-from loihi_convert.runs.run_folder import Manifest, ReadFile, new_manifest
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.runs.run_folder import Manifest, ReadFile, new_manifest, read_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

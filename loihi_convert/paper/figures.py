@@ -12,8 +12,7 @@ from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.paper.tables import BestEntry, PaperEntry
 from loihi_convert.paper.variants import Exhibit, Variant
 from loihi_convert.report import paper
-from loihi_convert.report.axes import channel_chart, timestep_axes
-from loihi_convert.report.chart import MARKERS, Chart, Mark, Series
+from loihi_convert.report.chart import MARKERS, Chart, Mark, Series, channel_chart, timestep_axes
 from loihi_convert.runs.columns import as_csv
 
 if TYPE_CHECKING:

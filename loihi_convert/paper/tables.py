@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
 from loihi_convert.ground.statistics import Z_SCORE, wilson_interval
-from loihi_convert.paper.fingerprint import fingerprint
-from loihi_convert.paper.measurements import LONG
+from loihi_convert.paper.measurements import LONG, fingerprint
 from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
 from loihi_convert.report.table import Table, markdown_table, points, signed_points, table_of

@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import require_output, write_atomically
-from loihi_convert.report.axes import Measure, measure_of, timestep_axes
-from loihi_convert.report.chart import SIZES, Chart, CnnLevels, FigureFormat, Series, figure_of, image_bytes, outside
+from loihi_convert.report.chart import (
+    SIZES,
+    Chart,
+    CnnLevels,
+    FigureFormat,
+    Measure,
+    Series,
+    figure_of,
+    image_bytes,
+    measure_of,
+    outside,
+    timestep_axes,
+)
 from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.run_tables import Figures, per_t_caption, readout_caption
-from loihi_convert.runs.stored_run import read_runs
+from loihi_convert.runs.run_folder import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -14,7 +14,7 @@ import numpy as np
 
 from loihi_convert.report.chart import STYLES, Chart
 from loihi_convert.report.table import Table
-from loihi_convert.runs.stored_run import Confusion
+from loihi_convert.runs.run_folder import Confusion
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 """What Markdown, HTML in it, or mathematics in it would take for more than a character."""
