@@ -19,7 +19,7 @@ from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.statistics import FEWEST_JUDGED, constant_accuracy
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
-from loihi_convert.metrics.regression import errors
+from loihi_convert.metrics.evaluation import errors
 from loihi_convert.reading.source import Source
 from loihi_convert.simulation.relu import cnn_scores
 
