@@ -31,7 +31,7 @@ from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit
+from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit, require_shape
 from loihi_convert.metrics.work import CircuitWork, LayerSize, known, layer_sizes, relay_work
 
 _FLOAT32_NOISE: Final = 1e-6
@@ -151,8 +151,7 @@ def evaluate_regression(numbers: RegressionOutputs, timesteps: Sequence[int]) ->
         ("cnn_outputs", numbers.cnn_outputs, (count, outputs)),
         ("float_outputs", numbers.float_outputs, numbers.outputs.shape),
     ):
-        if array is not None and array.shape != expected:
-            raise DataError(f"found shape {array.shape}", where=name, expected=f"must be {expected} for this run")
+        require_shape(name, array, expected)
 
     def point(steps: int) -> RegressionPoint:
         found = numbers.outputs[:, steps - 1]
@@ -399,10 +398,10 @@ def evaluate(
         If the shapes do not match, or a label is not one of the network's classes.
     """
     image_count, run_timesteps = _checked_size(result, network)
-    _check_shape("labels", labels, (image_count,))
-    _check_shape("cnn_predictions", cnn_predictions, (image_count,))
-    _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
-    _check_label_range(labels, class_count(network.shapes[-1][0]))
+    require_shape("labels", labels, (image_count,))
+    require_shape("cnn_predictions", cnn_predictions, (image_count,))
+    require_shape("float_predictions", float_predictions, (image_count, run_timesteps))
+    require_classes(labels, class_count(network.shapes[-1][0]))
     layers = layer_sizes(network)
     cnn = _share(cnn_predictions, labels)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
@@ -592,27 +591,18 @@ def _checked_size(result: RunResult, network: AnyNetwork) -> tuple[int, int]:
     fits &= found_spikes == (result.potentials.shape if network.readout == "spikes" else None)
     outputs = network.shapes[-1][0]
     if not fits or classes != outputs or image_count < 1 or timesteps < 1:
+        sizes = {
+            "potentials": result.potentials.shape,
+            "output spikes": found_spikes,
+            "spike counts": result.spike_counts.shape,
+            "synaptic operations": result.synaptic_operations.shape,
+        }
         raise DataError(
-            f"found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
-            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}",
+            f"found {', '.join(f'{name} {shape}' for name, shape in sizes.items())}",
             where="result",
-            expected=(
-                f"must be (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
-                f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1"
-            ),
-            hint="Use the network of the run.",
+            expected=f"must be those of a run of this network: (N, T, {outputs}) and (N, T, {spiking[2]})",
         )
     return image_count, timesteps
-
-
-def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> None:
-    if array is not None and array.shape != expected:
-        raise DataError(
-            f"found shape {array.shape}",
-            where=name,
-            expected=f"must be {expected} for this run",
-            hint="Pass those of the images in the run.",
-        )
 
 
 def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
@@ -626,19 +616,6 @@ def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
         # Before the reset.
         potentials = potentials + result.output_spikes * network.layers[-1].threshold
     return int(are_saturated(potentials).sum())
-
-
-def _check_label_range(labels: Array | None, classes: int) -> None:
-    if labels is None:
-        return
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise DataError(
-            f"found {low}..{high}",
-            where="labels",
-            expected=f"must be 0..{classes - 1}, the classes of the network",
-            hint="Use the data the CNN was trained on.",
-        )
 
 
 def evaluate_images(
@@ -699,3 +676,14 @@ def output_names(network: QuantizedNetwork | GradedNetwork) -> tuple[str, ...]:
     count, recorded = network.shapes[-1][0], network.provenance.model.names
     # Names are printed in tables; a terminal would interpret control characters.
     return tuple(map(escape_control, recorded)) if len(recorded) == count else tuple(map(str, range(count)))
+
+
+def require_classes(labels: Array | None, classes: int) -> None:
+    """Raise a `DataError` unless all ``labels`` are classes of the network."""
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise DataError(
+            f"found {labels.min()}..{labels.max()}",
+            where="labels",
+            expected=f"must be 0..{classes - 1}, the classes of the network",
+            hint="Number the classes from 0, and use the data the CNN was trained on.",
+        )

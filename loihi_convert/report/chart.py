@@ -28,7 +28,6 @@ from loihi_convert.runs.columns import csv_bytes
 
 if TYPE_CHECKING:
     import matplotlib.axes
-    from matplotlib.axes import Axes as Plot
     from matplotlib.figure import Figure
 
 
@@ -99,24 +98,6 @@ def new_figure(size: Size, height: float) -> Figure:
             return image_bytes(self, "png")
 
     return NotebookFigure(figsize=(size.inches, height), layout="constrained")
-
-
-def plain(axes: Plot) -> None:
-    """Remove everything that is not needed to read values; two axes and grid lines at the labelled y remain."""
-    axes.grid(axis="y", color=GRID_COLOUR, linewidth=0.6)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def timestep_axis(axes: Plot, ticks: Sequence[float], left: float, right: float) -> None:
-    """Make x a logarithmic axis of T with these labels."""
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    axes.set_xscale("log", base=2)
-    axes.set_xlim(left, right)
-    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.set_xticklabels([f"{tick:g}" for tick in ticks])
 
 
 def add_legend(figure: Figure, size: Size) -> int:
@@ -403,15 +384,17 @@ def draw(plot: matplotlib.axes.Axes, series: Sequence[Series], axes: Axes) -> li
             if is_shown:
                 (drawn,) = plot.plot(mark.x, mark.y, **look, gid=group("mark", mark.text, mark.key))
                 drawn.set_markersize(drawn.get_markersize() * (1.5 if is_main else 1))
-    if axes.is_linear:
-        plot.set(xlim=(axes.left, axes.right), xticks=axes.ticks)
-    else:
-        timestep_axis(plot, axes.ticks, axes.left, axes.right)
-    plot.set_xticklabels(map(tick_label, axes.ticks))
-    plot.set(ylim=(axes.bottom, axes.top), xlabel=axes.x_label, ylabel=axes.y_label)
+    if not axes.is_linear:
+        plot.set_xscale("log", base=2)
+    plot.set_xticks(axes.ticks, [tick_label(tick) for tick in axes.ticks])
+    plot.set_xticks([], minor=True)
+    plot.set(xlim=(axes.left, axes.right), ylim=(axes.bottom, axes.top), xlabel=axes.x_label, ylabel=axes.y_label)
     y_ticks = MaxNLocator(6, steps=[1, 2, 5, 10]).tick_values(axes.bottom, min(axes.top, axes.last_tick))
     plot.set_yticks([tick for tick in y_ticks if axes.bottom <= tick <= min(axes.top, axes.last_tick)])
-    plain(plot)
+    # What is not needed to read values is left out.
+    plot.grid(axis="y", color=GRID_COLOUR, linewidth=0.6)
+    plot.set_axisbelow(True)
+    plot.spines[["top", "right"]].set_visible(False)
     return groups
 
 
@@ -515,18 +498,6 @@ def measure_of(evaluations: Sequence[Evaluation]) -> Measure:
         is_error=all(evaluation.regression is not None for evaluation in evaluations),
         is_judged=all(evaluation.is_judged for evaluation in evaluations),
     )
-
-
-def timestep_chart(
-    title: str,
-    text: str,
-    series: Sequence[Series],
-    levels: CnnLevels,
-    measure: str,
-    x_label: str = "latency T, time steps",
-) -> Chart:
-    """Return a chart, in per cent over T. The frame fits the files; marks of the paper may be outside it."""
-    return Chart(title, text, series, timestep_axes(series, levels, measure, x_label))
 
 
 def timestep_axes(
@@ -671,10 +642,9 @@ def timestep_range(left: float, last: float) -> tuple[float, float]:
 
 
 def timestep_ticks(timesteps: Sequence[float], first: float) -> list[float]:
-    """Return the labelled T of a logarithmic axis that begins at ``first``.
+    """Return the labelled T of a logarithmic axis: those of the curves, and the powers of 2 before them.
 
-    Labels are the T of the curves, and the powers of 2 before their first T, where early exit may be. If the ratio of
-    two T is less than `_APART`, their labels would overlap and only the larger is kept.
+    Of two T whose ratio is less than `_APART`, only the larger is labelled.
     """
     powers = (2**exponent for exponent in range(math.ceil(math.log2(min(timesteps)))))
     ascending = [timestep for timestep in sorted({*powers, *timesteps}) if timestep >= first / MARGIN]

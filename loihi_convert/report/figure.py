@@ -56,7 +56,7 @@ def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width
         return None
     axes = timestep_axes(
         [one for one in series if one.marker != FLOAT_MARKER],
-        _cnn_levels(evaluations, measure),
+        cnn_levels(evaluations, measure),
         measure.label,
         f"latency T, time steps (on Lava: {' or '.join(sorted({f'T + {e.depth}' for _, e in evaluations}))})",
         is_error=measure.is_error,
@@ -93,7 +93,7 @@ def _series(evaluations: Figures, measure: Measure) -> Iterator[Series]:
         yield Series(label, style, tuple(own), "", emphasised=None)
 
 
-def _cnn_levels(evaluations: Figures, measure: Measure) -> CnnLevels:
+def cnn_levels(evaluations: Figures, measure: Measure) -> CnnLevels:
     """Return the level of each CNN with its name; if they differ, with the files made from it."""
     found: dict[tuple[float, int], list[str]] = {}
     for name, evaluation in evaluations:

@@ -27,10 +27,10 @@ from loihi_convert.report.chart import (
     frame,
     measure_of,
     timestep_axes,
-    timestep_chart,
     timestep_range,
 )
 from loihi_convert.report.entries import Entry, ImageSet, by_network, family_of, stoppable
+from loihi_convert.report.figure import cnn_levels
 from loihi_convert.report.page import Code, Details, Facts, Heading, Matrix, PageBlock, Paragraph, Picture, Pictures
 from loihi_convert.report.run_tables import (
     accuracy_table,
@@ -43,7 +43,7 @@ from loihi_convert.report.run_tables import (
     page_cells,
     per_t_caption,
 )
-from loihi_convert.report.table import GRADED_WORK, RELAYS, Table, percent, percent_ends, quantity, table_of
+from loihi_convert.report.table import GRADED_WORK, RELAYS, Table, percent, quantity, table_of
 from loihi_convert.runs.columns import ChannelFiringRate, ChannelThreshold
 from loihi_convert.runs.run_folder import Confusion, StoredRun
 
@@ -51,8 +51,12 @@ from loihi_convert.runs.run_folder import Confusion, StoredRun
 def curves(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     """Yield the curves and tables of runs on the same images: all classifications, or all regressions."""
     measure = measure_of([entry.evaluation for entry in entries])
-    levels = _cnn_levels(entries, measure)
-    yield from _own_errors(entries, measure, levels) if measure.is_error else _beside_the_paper(entries)
+    levels = cnn_levels([(entry.label, entry.evaluation) for entry in entries], measure)
+    if (chart := per_t_chart(entries, measure)) is not None:
+        yield Picture(chart)
+    if not measure.is_error and (table := paper_table(entries)) is not None:
+        yield table
+        yield Paragraph(" ".join(paper_remarks(entries)))
     if (chart := _anytime_chart(stoppable(entries), measure, levels)) is not None:
         yield Picture(chart)
     for is_graded in () if measure.is_error else (False, True):
@@ -71,41 +75,6 @@ def curves(entries: Sequence[Entry]) -> Iterator[PageBlock]:
 
 def _one_or_details(summary: str, tables: Sequence[Table]) -> Iterator[PageBlock]:
     yield from tables if len(tables) < 2 else [Details(summary, tuple(tables))]
-
-
-def _cnn_levels(entries: Sequence[Entry], measure: Measure) -> CnnLevels:
-    """Return the level of each CNN and, if there are several, the files converted from it."""
-    files: dict[float, list[str]] = {}
-    for entry in entries:
-        if (level := measure.cnn(entry.evaluation)) is not None:
-            files.setdefault(level, []).append(entry.label)
-    names = {
-        value: f"the CNN of {', '.join(labels)}" if len(files) > 1 else "the CNN" for value, labels in files.items()
-    }
-    return tuple((value, f"{name}, {measure.words(value)}") for value, name in sorted(names.items()))
-
-
-def _beside_the_paper(entries: Sequence[Entry]) -> Iterator[PageBlock]:
-    """Yield accuracies at each file's own T, by kind of neuron, and the paper's results on the same data set."""
-    if (chart := per_t_chart(entries, _cnn_levels(entries, Measure(is_error=False, is_judged=True)))) is not None:
-        yield Picture(chart)
-    if (table := paper_table(entries)) is not None:
-        yield table
-        yield Paragraph(" ".join(paper_remarks(entries)))
-
-
-def _own_errors(entries: Sequence[Entry], measure: Measure, levels: CnnLevels) -> Iterator[PageBlock]:
-    """Yield the errors at each file's own T, if there are several T."""
-    series = []
-    for family in families(entries):
-        files = [(entry, measure.marks(entry.label, entry.evaluation, [entry.point])) for entry in family.entries]
-        joined = tuple(mark for _, marks in files for mark in marks)
-        series += [Series(f"{family.label}, by T", NEUTRAL, joined, is_line_only=True)] * (len(joined) > 1)
-        series += [Series(entry.label, entry.style, marks, "") for entry, marks in files if marks]
-    if len({mark.x for one in series for mark in one.marks}) > 1:
-        caption = per_t_caption([entry.evaluation for entry in entries])
-        axes = timestep_axes(series, levels, measure.label, is_error=True)
-        yield Picture(Chart("Error at each file's own T", f"{caption[0].upper()}{caption[1:]}.", series, axes))
 
 
 def _anytime_chart(entries: Sequence[Entry], measure: Measure, levels: CnnLevels) -> Chart | None:
@@ -174,39 +143,39 @@ _ALPHA: Final = "\N{GREEK SMALL LETTER ALPHA}"
 _PAPER_METHODS: Final = {"act-norm-channelwise": "act-norm by channel", "spike-norm": "spike-norm", "rmp": "RMP-SNN"}
 
 
-def per_t_chart(entries: Sequence[Entry], levels: CnnLevels) -> Chart | None:
+def per_t_chart(entries: Sequence[Entry], measure: Measure) -> Chart | None:
     """Return the chart of these files and the paper's results, each at its T; None if there is only one point."""
-    drawn = [entry for entry in entries if entry.is_per_t]
-    rows = [row for row in _paper_rows(entries[0].data) if row.kind == "own"]
-    if not drawn or (len(drawn) == 1 and not rows):
+    drawn, rows = entries, []
+    if not measure.is_error:
+        measure = measure._replace(is_judged=True)
+        drawn = [entry for entry in entries if entry.is_per_t]
+        rows = [row for row in _paper_rows(entries[0].data) if row.kind == "own"]
+    if not drawn or len(drawn) + len(rows) == 1:
         return None
     series = []
     for index, family in enumerate(families(drawn)):
-        files = [(entry, _own_mark(entry)) for entry in family.entries]
-        if len(files) > 1:
+        files = [(entry, measure.marks(entry.label, entry.evaluation, [entry.point])) for entry in family.entries]
+        joined = tuple(mark._replace(low=None, high=None) for _, marks in files for mark in marks)
+        if len(joined) > 1:
             line = ("solid", "dashed", "dotted")[index % 3]
-            joined = tuple(mark._replace(low=None, high=None) for _, mark in files)
             series.append(Series(f"{family.label}, by T", NEUTRAL, joined, line, is_line_only=True))
-        series += [Series(entry.label, entry.style, (mark,), "", emphasised=mark.x) for entry, mark in files]
+        series += [Series(e.label, e.style, marks, "", emphasised=marks[0].x) for e, marks in files if marks]
+    if not series:
+        return None
     for style, row in zip(PAPER, rows, strict=False):
         marks = tuple(Mark(t, value, f"{row.label}, T = {t}: {value:.2f} %") for t, value in row.cells.items())
         series.append(Series(row.label, style, marks, ("dotted", "dashed")[-style - 1]))
     caption = per_t_caption([entry.evaluation for entry in drawn])
-    caption = f"{caption[0].upper()}{caption[1:]}; bars are 95 % intervals."
+    caption = f"{caption[0].upper()}{caption[1:]}{'' if measure.is_error else '; bars are 95 % intervals'}."
     if rows:
         caption += " Hollow: the paper's results, with its own CNN."
-    return timestep_chart("Accuracy at each file's own T", caption, series, levels, "accuracy, %")
-
-
-def _own_mark(entry: Entry) -> Mark:
-    low, high = percent_ends(entry.point.accuracy_interval)
-    return Mark(
-        entry.point.timesteps,
-        100 * (entry.point.accuracy or 0),
-        f"{entry.label}, T = {entry.point.timesteps}: {percent(entry.point.accuracy)} %",
-        low,
-        high,
+    axes = timestep_axes(
+        series,
+        cnn_levels([(entry.label, entry.evaluation) for entry in entries], measure),
+        measure.label,
+        is_error=measure.is_error,
     )
+    return Chart(f"{'Error' if measure.is_error else 'Accuracy'} at each file's own T", caption, series, axes)
 
 
 def paper_table(entries: Sequence[Entry]) -> Table | None:
@@ -251,10 +220,7 @@ class Family(NamedTuple):
 
 
 def families(entries: Sequence[Entry]) -> list[Family]:
-    """Group the files, all run on the same images, whose names differ only in T, with the same neurons and CNN.
-
-    Two files for the same T belong to different families.
-    """
+    """Group files on the same images whose names differ only in T, with the same neurons and CNN, one for each T."""
     rows = by_network(((family_of(entry.file), entry.neuron), entry.evaluation, entry) for entry in entries)
     names = [name for (name, _), row in rows]
     return [Family(name if len(row) > 1 and names.count(name) == 1 else row[0].label, row) for (name, _), row in rows]
@@ -350,7 +316,7 @@ def _early_exit_chart(known: Sequence[tuple[Entry, EarlyExit]]) -> Chart | None:
     measure = "accuracy, %" if has_accuracy else "same class as after T, %"
     caption = f"{known[0][0].images_name}: one point for each margin; the large mark is the chosen one."
     title = "Accuracy against average T" if has_accuracy else "Same class as after T, against average T"
-    return timestep_chart(title, caption, series, (), measure, "average T, time steps")
+    return Chart(title, caption, series, timestep_axes(series, (), measure, "average T, time steps"))
 
 
 MAX_CLASSES: Final = 40
