@@ -14,7 +14,7 @@ scales, no balanced thresholds, and no known CNN. Axes C H W and shapes as in `i
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 import numpy as np
 
@@ -66,6 +66,9 @@ class CubaLayer:
     weight_shift
         Bits by which the weighted sum is shifted right again.
     """
+
+    relay_of: ClassVar[None] = None
+    """No other tool has relays."""
 
     name: str
     synapse: Conv | Dense | PixelBias

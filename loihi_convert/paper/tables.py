@@ -395,13 +395,8 @@ def best_sentence(bests: Sequence[BestEntry]) -> str:
 
 def refused(entries: Sequence[PaperEntry]) -> list[str]:
     """Return each cell without a result, with the reason."""
-    return list(
-        dict.fromkeys(
-            f"{row_name(entry.cell)}, {entry.variant.name}: {entry.outcome.refusal}"
-            for entry in entries
-            if entry.outcome is not None and entry.outcome.refusal is not None
-        )
-    )
+    found = [(entry, entry.outcome.refusal) for entry in entries if entry.outcome is not None]
+    return list(dict.fromkeys(f"{row_name(e.cell)}, {e.variant.name}: {reason}" for e, reason in found if reason))
 
 
 def _compared(
