@@ -37,7 +37,6 @@ The same in stages; each takes the value that the one before returned::
 ``runs``          run folders
 ``report``        all output formats: terminal, HTML, Markdown, pictures
 ``checks``        does a file fit its target? Rules on integers, channels and memory
-``inspection``    the contents of a netx file, and the differences of two
 ``pipeline``      the steps of each command-line verb
 ``batch``         what many processes do: pure computations, kept in a folder, and sweeps of conversions
 ``paper``         the paper's tables and figures, measured on your networks

@@ -40,9 +40,8 @@ from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.diagnosis import require_classification
-from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate_images
+from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate_images, mean_errors
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, require_expectation, unjudged
-from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose

@@ -16,10 +16,18 @@ from support.evaluations import entry
 from support.run_folders import write_runs
 
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.metrics.evaluation import Evaluation
-from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
-from loihi_convert.report.axes import decade_ticks, error_frame, frame, timestep_range, timestep_ticks
-from loihi_convert.report.chart import SIZES, Mark, image_bytes, tick_label
+from loihi_convert.metrics.evaluation import Error, Errors, Evaluation, Regression, RegressionPoint
+from loihi_convert.report.chart import (
+    SIZES,
+    Mark,
+    decade_ticks,
+    error_frame,
+    frame,
+    image_bytes,
+    tick_label,
+    timestep_range,
+    timestep_ticks,
+)
 from loihi_convert.report.figure import run_figure, write_figure
 
 

@@ -19,7 +19,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.metrics.evaluation import evaluate_images
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.runs.run_folder import read_run
 from loihi_convert.simulation.graded import GradedState, frame_steps, global_steps, settled_state
 
 

@@ -34,7 +34,6 @@ from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedM
 from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
-from loihi_convert.inspection.contents import describe
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
@@ -45,6 +44,7 @@ from loihi_convert.pipeline.checking import check, load_file
 from loihi_convert.pipeline.exporting import export_graded, read_graded
 from loihi_convert.pipeline.opening import require_layers_of
 from loihi_convert.reading.source import Source
+from loihi_convert.report.contents import describe
 from loihi_convert.runs import run_folder
 from loihi_convert.simulation.relu import cnn_scores
 

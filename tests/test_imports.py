@@ -31,7 +31,7 @@ ORDER = (
     ("external",),
     ("metrics",),
     ("runs",),
-    ("report", "checks", "inspection"),
+    ("report", "checks"),
     ("pipeline",),
     ("batch",),
     ("paper",),

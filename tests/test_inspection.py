@@ -22,9 +22,9 @@ from test_netx import small_network
 from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
-from loihi_convert.inspection.contents import BINS, Difference, describe, differences, kinds_table, tables
 from loihi_convert.pipeline import running
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.report.contents import BINS, Difference, describe, differences, kinds_table, tables
+from loihi_convert.runs.run_folder import read_run
 
 
 def test_a_native_file(tmp_path: Path) -> None:

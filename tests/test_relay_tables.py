@@ -22,7 +22,7 @@ from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.report.build import write_report
 from loihi_convert.report.run_tables import accuracy_table, energy_table, layer_table
 from loihi_convert.runs.columns import FileResults
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.runs.run_folder import read_run
 
 IMAGES = 20
 LABELS_OF_RUN = LABELS[:IMAGES]

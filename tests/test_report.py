@@ -23,15 +23,14 @@ from loihi_convert import cli
 from loihi_convert.chip.energy import CONSTANTS
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.files import sha256
-from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
+from loihi_convert.metrics.evaluation import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report import build
 from loihi_convert.report.chart import Axes, Mark, Series, outside
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.page import Cards, Facts, Picture, Pictures
 from loihi_convert.report.table import percent, quantity, quantity_range
 from loihi_convert.runs.columns import FileResults
-from loihi_convert.runs.run_folder import Manifest, ReadFile, new_manifest
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.runs.run_folder import Manifest, ReadFile, new_manifest, read_run
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 

@@ -39,7 +39,6 @@ from loihi_convert.ground.choices import PaperFigure, PaperTable
 from loihi_convert.ground.files import sha256
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.paper import (
-    fingerprint,
     measurements,
     networks,
     plan,
@@ -507,11 +506,11 @@ def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyP
     ]
 
     def found() -> list[dict[str, str]]:
-        fingerprint._of.cache_clear()
+        measurements._of.cache_clear()
         return list(csv.DictReader(tables.csv_table(entries).splitlines()))
 
     rows = found()
-    assert [row["conversion"] for row in rows] == [fingerprint.row_fingerprint(row) for row in rows]
+    assert [row["conversion"] for row in rows] == [measurements.row_fingerprint(row) for row in rows]
     # One for each conversion: neither T nor a variant without effect changes it, all else does.
     settings = {replace(one.setting, timesteps=8) for one in entries if one.setting}
     assert len({row["conversion"] for row in rows} - {""}) == len(settings)

@@ -30,8 +30,7 @@ from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.runs import columns, run_folder
 from loihi_convert.runs.columns import FileResults, ImageFacts
-from loihi_convert.runs.run_folder import ReadFile, new_manifest
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.runs.run_folder import ReadFile, new_manifest, read_run
 
 MANIFEST = {"network": "small", "data": "digits"}
 CLASSES = ("zero", "one", "two")

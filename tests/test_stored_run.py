@@ -11,7 +11,7 @@ from support.evaluations import LABELS, entry
 from support.run_folders import CLASSES, write_runs
 
 from loihi_convert.errors import InputError
-from loihi_convert.runs.stored_run import read_run
+from loihi_convert.runs.run_folder import read_run
 
 
 def test_confusions_are_read_at_the_files_own_t(tmp_path: Path) -> None:

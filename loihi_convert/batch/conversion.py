@@ -24,8 +24,7 @@ from loihi_convert.ground.arrays import Array, arrays_digest
 from loihi_convert.ground.files import sha256
 from loihi_convert.ground.records import Record
 from loihi_convert.ground.statistics import Interval
-from loihi_convert.metrics.evaluation import evaluate_images
-from loihi_convert.metrics.regression import mean_errors
+from loihi_convert.metrics.evaluation import evaluate_images, mean_errors
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.opening import open_cnn
 from loihi_convert.pipeline.options import NetworkFile

@@ -51,7 +51,7 @@ def inspect(
     if other is not None:
         _compare(file, other, as_json=as_json, details=details)
         return
-    from loihi_convert.inspection.contents import describe, summary, tables
+    from loihi_convert.report.contents import describe, summary, tables
 
     contents = describe(file)
     if as_json:
@@ -65,7 +65,7 @@ def inspect(
 
 
 def _compare(file: Path, other: Path, *, as_json: bool, details: bool) -> None:
-    from loihi_convert.inspection.contents import difference_table, differences, kinds_table
+    from loihi_convert.report.contents import difference_table, differences, kinds_table
 
     found = differences(file, other)
     names = (file.name, other.name) if file.name != other.name else (str(file), str(other))

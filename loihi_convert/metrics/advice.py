@@ -142,7 +142,6 @@ _ADVICE: Final[Mapping[Cause, tuple[tuple[str, str], ...]]] = {
     "saturation": (
         ("", "{saturated}: on {saturated_images:,} of {image_count:,} images a potential reached +-{limit:,}, the "
          "limit of Loihi's range. If the file was balanced on other images than these, {calibrate}."),
-        ("smaller", "Smaller potentials: export {smaller}."),
     ),
 }  # fmt: skip
 """What to try by cause, in this order: the fact that must be true, if any, and the sentence."""
@@ -157,9 +156,6 @@ def _facts(diagnosis: Diagnosis, network: QuantizedNetwork) -> dict[str, Any]:
     coarsest = min(diagnosis.layers, key=lambda layer: layer.weight_bits or 9)
     saturated = max(diagnosis.layers, key=lambda layer: layer.saturated_images)
     smallest, smallest_name = smallest_threshold(network)
-    fewer_bits = min(bits, saturated.weight_bits or 8) - 1
-    smaller = [f"with `weight_bits={fewer_bits}`"] if fewer_bits >= 2 else []
-    smaller += [f"with `timesteps={steps // 2}`"] if steps > 1 else []
     alpha, is_trainable, ratio = made.alpha or 1.0, can_be_trained(network), highest.threshold_to_largest or 0
     is_coarse, pixels = alpha == 1 and made.method == "least-squares", network.pixel_bits
     # Levels for training: 4 are enough for the fewest steps; more than 16 have no benefit.
@@ -206,7 +202,6 @@ def _facts(diagnosis: Diagnosis, network: QuantizedNetwork) -> dict[str, Any]:
         "saturated_images": saturated.saturated_images,
         "image_count": diagnosis.image_count,
         "limit": limits.POTENTIAL_LIMIT,
-        "smaller": ", or ".join(smaller),
         "on_all": _CALIBRATE_ON_ALL,
         # For target lava, more images than the default are not used.
         "calibrate": _CALIBRATE_ON_ALL if network.is_circuit else _CALIBRATE,

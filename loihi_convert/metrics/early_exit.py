@@ -25,7 +25,7 @@ from pydantic import Field, model_validator
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
-from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import TOLERANCE_POINTS
 from loihi_convert.ground.records import Record
 from loihi_convert.ground.statistics import Interval, wilson_interval
@@ -209,8 +209,8 @@ def evaluate_early_exit(
             expected=f"must be {choice.timesteps}, for which the margin was chosen",
             hint="Choose a margin for this T.",
         )
-    _require_one_each("labels", labels, outputs)
-    _require_one_each("cnn_predictions", cnn_predictions, outputs)
+    require_shape("labels", labels, outputs.shape[:1])
+    require_shape("cnn_predictions", cnn_predictions, outputs.shape[:1])
     highest, predictions = _highest_leads(outputs), classes_of(outputs)
     per_step = result.synaptic_operations.sum(axis=2) + (0 if circuit is None else circuit.synaptic_operations)
     operations = per_step.cumsum(axis=1)
@@ -262,7 +262,7 @@ def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:
     one unless both classes are correct or both wrong.
     """
     highest = _highest_leads(outputs)
-    _require_one_each("labels", labels, outputs)
+    require_shape("labels", labels, outputs.shape[:1])
     predictions = classes_of(outputs)
     right = (predictions == (predictions[:, -1] if labels is None else labels)[:, None]).astype(np.int64)
     margins, place = np.unique(highest + 1, return_inverse=True)
@@ -301,8 +301,7 @@ def _at(values: Array, steps: Array) -> Array:
     return np.asarray(values[np.arange(len(steps)), steps - 1])
 
 
-def _require_one_each(name: str, array: Array | None, outputs: Array) -> None:
-    if array is not None and array.shape != outputs.shape[:1]:
-        raise DataError(
-            f"found shape {array.shape}", where=name, expected=f"must be {outputs.shape[:1]}, one per image"
-        )
+def require_shape(name: str, array: Array | None, expected: Shape) -> None:
+    """Raise a `DataError` unless ``array`` is unknown or has this shape."""
+    if array is not None and array.shape != expected:
+        raise DataError(f"found shape {array.shape}", where=name, expected=f"must be {expected} for this run")

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Final, NamedTuple
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from loihi_convert.backends.result import RunResult, are_saturated
 from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, estimate
@@ -31,9 +31,194 @@ from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import PixelBias
-from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit
-from loihi_convert.metrics.regression import Regression, RegressionOutputs, evaluate_regression, means, regression_notes
+from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit, require_shape
 from loihi_convert.metrics.work import CircuitWork, LayerSize, known, layer_sizes, relay_work
+
+_FLOAT32_NOISE: Final = 1e-6
+"""Relative rounding errors of outputs that the CNN computes in float32."""
+
+
+class Error(Record):
+    """The error of one output, or the means over all.
+
+    Attributes
+    ----------
+    rmse
+        In the units of the output.
+    r2
+        R^2; None if the expected values are constant over the images.
+    """
+
+    rmse: float
+    r2: float | None
+
+
+class Errors(Record):
+    """The errors of all outputs, at least one, and their means."""
+
+    mean: Error
+    outputs: tuple[Error, ...] = Field(min_length=1)
+
+    @property
+    def worst(self) -> int:
+        """The output with the lowest R^2; if no R^2 is known, the one with the largest RMSE."""
+        known = [index for index, error in enumerate(self.outputs) if error.r2 is not None]
+        if known:
+            return min(known, key=lambda index: self.outputs[index].r2 or 0.0)
+        return max(range(len(self.outputs)), key=lambda index: self.outputs[index].rmse)
+
+
+class RegressionPoint(Record):
+    """Errors after T time steps; None without anything to compare with.
+
+    Attributes
+    ----------
+    timesteps
+        T.
+    to_targets, to_cnn
+        Errors of the integer network against the targets, and against the outputs of the CNN.
+    float_to_targets
+        Errors of the float SNN against the targets.
+    """
+
+    timesteps: int
+    to_targets: Errors | None
+    to_cnn: Errors | None
+    float_to_targets: Errors | None
+
+
+class Regression(Record):
+    """The errors of one run.
+
+    Attributes
+    ----------
+    output_names
+        The name of each output.
+    cnn
+        Errors of the CNN against the targets.
+    points
+        At the T of `Evaluation.points`.
+    """
+
+    output_names: tuple[str, ...]
+    cnn: Errors | None
+    points: tuple[RegressionPoint, ...]
+
+    @model_validator(mode="after")
+    def _require_an_error_of_each_output(self) -> Regression:
+        found = [self.cnn, *(e for p in self.points for e in (p.to_targets, p.to_cnn, p.float_to_targets))]
+        if any(errors is not None and len(errors.outputs) != len(self.output_names) for errors in found):
+            raise ValueError("not one error per output")
+        return self
+
+    def at(self, timesteps: int) -> RegressionPoint:
+        """Return the point at a reported T."""
+        return next(point for point in self.points if point.timesteps == timesteps)
+
+
+class RegressionOutputs(NamedTuple):
+    """The outputs of a regression and the values to compare with: float64, in the CNN's units; None if unknown.
+
+    Attributes
+    ----------
+    names
+        One name per output.
+    outputs, float_outputs
+        Outputs of the integer network and of the float SNN after each step: ``(N, T, outputs)``.
+    cnn_outputs, targets
+        ``(N, outputs)``.
+    """
+
+    names: tuple[str, ...]
+    outputs: Array
+    targets: Array | None = None
+    cnn_outputs: Array | None = None
+    float_outputs: Array | None = None
+
+
+def evaluate_regression(numbers: RegressionOutputs, timesteps: Sequence[int]) -> Regression:
+    """Return the errors after each of ``timesteps``, all within the run.
+
+    Raises
+    ------
+    DataError
+        If the shapes do not match.
+    """
+    count, _, outputs = numbers.outputs.shape
+    for name, array, expected in (
+        ("names", np.array(numbers.names), (outputs,)),
+        ("targets", numbers.targets, (count, outputs)),
+        ("cnn_outputs", numbers.cnn_outputs, (count, outputs)),
+        ("float_outputs", numbers.float_outputs, numbers.outputs.shape),
+    ):
+        require_shape(name, array, expected)
+
+    def point(steps: int) -> RegressionPoint:
+        found = numbers.outputs[:, steps - 1]
+        floating = None if numbers.float_outputs is None else numbers.float_outputs[:, steps - 1]
+        return RegressionPoint(
+            timesteps=steps,
+            to_targets=errors(found, numbers.targets),
+            to_cnn=errors(found, numbers.cnn_outputs, relative_noise=_FLOAT32_NOISE),
+            float_to_targets=errors(floating, numbers.targets),
+        )
+
+    return Regression(
+        output_names=numbers.names,
+        cnn=errors(numbers.cnn_outputs, numbers.targets),
+        points=tuple(map(point, timesteps)),
+    )
+
+
+def errors(found: Array | None, expected: Array | None, *, relative_noise: float = 0.0) -> Errors | None:
+    """Return the errors of ``found`` against ``expected``, both ``(N, outputs)``; None if either is unknown.
+
+    An output is constant if ``expected`` deviates from its mean by at most ``relative_noise`` of its size.
+    """
+    if found is None or expected is None:
+        return None
+    wanted = expected.astype(np.float64)
+    squares = np.square(found - wanted).mean(axis=0)
+    spread = np.square(wanted - wanted.mean(axis=0)).mean(axis=0)
+    # The mean of a constant is itself only up to rounding errors.
+    varies = (wanted != wanted[0]).any(axis=0) & (spread > relative_noise**2 * np.square(wanted).mean(axis=0))
+    outputs = tuple(
+        Error(rmse=float(np.sqrt(square)), r2=float(1 - square / variance) if is_varied else None)
+        for square, variance, is_varied in zip(squares, spread, varies, strict=True)
+    )
+    known = [one.r2 for one in outputs if one.r2 is not None]
+    mean = Error(rmse=float(np.mean([one.rmse for one in outputs])), r2=float(np.mean(known)) if known else None)
+    return Errors(mean=mean, outputs=outputs)
+
+
+def means(found: Errors | None) -> tuple[float | None, float | None]:
+    """Return RMSE and R^2, means over outputs; None if unknown."""
+    return (None, None) if found is None else (found.mean.rmse, found.mean.r2)
+
+
+def mean_errors(point: RegressionPoint) -> dict[str, float | None]:
+    """Return the means over outputs by column name: ``rmse``, ``r2``, ``rmse_to_cnn``, ..., ``r2_float``."""
+    columns: dict[str, float | None] = {}
+    for suffix, found in (("", point.to_targets), ("_to_cnn", point.to_cnn), ("_float", point.float_to_targets)):
+        columns[f"rmse{suffix}"], columns[f"r2{suffix}"] = means(found)
+    return columns
+
+
+def regression_notes(numbers: RegressionOutputs) -> Iterator[str]:
+    """Yield notes needed to interpret the errors."""
+    for array, what in ((numbers.targets, "target"), (numbers.cnn_outputs, "output of the CNN")):
+        if array is not None and len(array) > 1:
+            same = np.flatnonzero((array == array[0]).all(axis=0))
+            if len(same):
+                names = ", ".join(numbers.names[index] for index in same)
+                yield f"All {len(array):,} images have the same {what} ({names}), for which R^2 is undefined."
+    own = errors(numbers.cnn_outputs, numbers.targets)
+    if own is not None and own.mean.r2 is not None and own.mean.r2 <= 0:
+        yield (
+            f"{POOR_CNN}has an R^2 of {own.mean.r2:.4f} on these images: always predicting their mean "
+            "is as good. Check the targets and the normalization."
+        )
+
 
 MAX_COUNT: Final = 1e15
 """More spikes or operations of an image than this are damage: no T and no network reach them."""
@@ -213,10 +398,10 @@ def evaluate(
         If the shapes do not match, or a label is not one of the network's classes.
     """
     image_count, run_timesteps = _checked_size(result, network)
-    _check_shape("labels", labels, (image_count,))
-    _check_shape("cnn_predictions", cnn_predictions, (image_count,))
-    _check_shape("float_predictions", float_predictions, (image_count, run_timesteps))
-    _check_label_range(labels, class_count(network.shapes[-1][0]))
+    require_shape("labels", labels, (image_count,))
+    require_shape("cnn_predictions", cnn_predictions, (image_count,))
+    require_shape("float_predictions", float_predictions, (image_count, run_timesteps))
+    require_classes(labels, class_count(network.shapes[-1][0]))
     layers = layer_sizes(network)
     cnn = _share(cnn_predictions, labels)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
@@ -406,27 +591,18 @@ def _checked_size(result: RunResult, network: AnyNetwork) -> tuple[int, int]:
     fits &= found_spikes == (result.potentials.shape if network.readout == "spikes" else None)
     outputs = network.shapes[-1][0]
     if not fits or classes != outputs or image_count < 1 or timesteps < 1:
+        sizes = {
+            "potentials": result.potentials.shape,
+            "output spikes": found_spikes,
+            "spike counts": result.spike_counts.shape,
+            "synaptic operations": result.synaptic_operations.shape,
+        }
         raise DataError(
-            f"found potentials {result.potentials.shape}, output spikes {found_spikes}, spike counts "
-            f"{result.spike_counts.shape} and synaptic operations {result.synaptic_operations.shape}",
+            f"found {', '.join(f'{name} {shape}' for name, shape in sizes.items())}",
             where="result",
-            expected=(
-                f"must be (N, T, {outputs}), {'the same' if network.readout == 'spikes' else None}, "
-                f"(N, T, {spiking[2]}) and (N, T, {spiking[2]}), N and T >= 1"
-            ),
-            hint="Use the network of the run.",
+            expected=f"must be those of a run of this network: (N, T, {outputs}) and (N, T, {spiking[2]})",
         )
     return image_count, timesteps
-
-
-def _check_shape(name: str, array: Array | None, expected: tuple[int, ...]) -> None:
-    if array is not None and array.shape != expected:
-        raise DataError(
-            f"found shape {array.shape}",
-            where=name,
-            expected=f"must be {expected} for this run",
-            hint="Pass those of the images in the run.",
-        )
 
 
 def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
@@ -440,19 +616,6 @@ def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
         # Before the reset.
         potentials = potentials + result.output_spikes * network.layers[-1].threshold
     return int(are_saturated(potentials).sum())
-
-
-def _check_label_range(labels: Array | None, classes: int) -> None:
-    if labels is None:
-        return
-    low, high = int(labels.min()), int(labels.max())
-    if low < 0 or high >= classes:
-        raise DataError(
-            f"found {low}..{high}",
-            where="labels",
-            expected=f"must be 0..{classes - 1}, the classes of the network",
-            hint="Use the data the CNN was trained on.",
-        )
 
 
 def evaluate_images(
@@ -513,3 +676,14 @@ def output_names(network: QuantizedNetwork | GradedNetwork) -> tuple[str, ...]:
     count, recorded = network.shapes[-1][0], network.provenance.model.names
     # Names are printed in tables; a terminal would interpret control characters.
     return tuple(map(escape_control, recorded)) if len(recorded) == count else tuple(map(str, range(count)))
+
+
+def require_classes(labels: Array | None, classes: int) -> None:
+    """Raise a `DataError` unless all ``labels`` are classes of the network."""
+    if labels is not None and (labels.min() < 0 or labels.max() >= classes):
+        raise DataError(
+            f"found {labels.min()}..{labels.max()}",
+            where="labels",
+            expected=f"must be 0..{classes - 1}, the classes of the network",
+            hint="Number the classes from 0, and use the data the CNN was trained on.",
+        )

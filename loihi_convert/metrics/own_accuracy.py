@@ -15,11 +15,11 @@ from typing import ClassVar, Final, NamedTuple
 import numpy as np
 
 from loihi_convert.data import Dataset
-from loihi_convert.errors import DataError, UsageError
+from loihi_convert.errors import UsageError
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.statistics import FEWEST_JUDGED, constant_accuracy
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
-from loihi_convert.metrics.regression import errors
+from loihi_convert.metrics.evaluation import errors, require_classes
 from loihi_convert.reading.source import Source
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -197,14 +197,8 @@ def require_expectation(expect: float | None) -> None:
 
 def _accuracy(network: ReluNetwork, images: Dataset) -> float:
     """The share of correct classes; a `DataError` if a label is not an output."""
-    labels, classes = images.known_labels, class_count(network.shapes[-1][0])
-    if labels.max() >= classes:
-        raise DataError(
-            f"found the label {labels.max()}",
-            where="labels",
-            expected=f"must be in 0..{classes - 1}, the network's output for each image",
-            hint="Number the classes from 0.",
-        )
+    labels = images.known_labels
+    require_classes(labels, class_count(network.shapes[-1][0]))
     return float(np.mean(classes_of(cnn_scores(network, images.images)) == labels))
 
 

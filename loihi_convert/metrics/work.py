@@ -39,7 +39,7 @@ from loihi_convert.backends.lava.exchange import reset_interval, stock_interval
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip.energy import CircuitEvents
 from loihi_convert.external import AnyNetwork
-from loihi_convert.external.readers import CubaLayer, CubaNetwork
+from loihi_convert.external.readers import CubaLayer
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.graded import GradedLayer
@@ -71,10 +71,8 @@ def relay_work(result: RunResult, network: AnyNetwork) -> RelayWork:
     """Return the work of the relays of ``network`` in a run."""
     counts = result.spike_counts.shape
     neurons, work = np.zeros(counts[2], np.int64), np.zeros((2, *counts[1:]))
-    if isinstance(network, CubaNetwork):
-        return RelayWork(neurons, *work)
     stored = network.stored if isinstance(network, QuantizedNetwork) else network
-    layers: tuple[QuantizedLayer | GradedLayer, ...] = network.spiking_layers
+    layers: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.spiking_layers
     for index, (layer, fan_out) in enumerate(zip(layers, stored.fan_outs, strict=True)):
         if layer.relay_of is None or not relay_count(layer.relay_of):
             continue
@@ -170,7 +168,7 @@ def layer_sizes(network: AnyNetwork) -> tuple[LayerSize, ...]:
         synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
     ):
         relays, synapse = 0, layer.synapse
-        if not isinstance(layer, CubaLayer) and not isinstance(synapse, PixelBias) and layer.relay_of is not None:
+        if layer.relay_of is not None and not isinstance(synapse, PixelBias):
             relays = relay_count(layer.relay_of) * math.prod(shape[1:])
             synapse = without_relays(synapse, layer.relay_of)
         layers.append(

@@ -6,7 +6,6 @@
 ``measurements``  the images at each T, and the computations: thresholds, accuracies, firing rates, the best
 ``networks``      one trained network: how each of its results is measured, and how much work that is
 ``plan``          from a request to the cells of its tables and figures, which the package `batch` computes, and files
-``fingerprint``   tells whether stored results are those of today's conversion
 ``tables``        our numbers, the paper's, differences, conversion losses, the order of methods: CSV, Markdown
 ``figures``       rows of tables, and values of channels, as curves: SVG and PNG
 ================  =================================================================================================

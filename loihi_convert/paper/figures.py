@@ -6,18 +6,14 @@ Accuracies are compared with those of the CNN on the same images, which may be f
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import Final, NamedTuple
 
 from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.paper.tables import BestEntry, PaperEntry
 from loihi_convert.paper.variants import Exhibit, Variant
 from loihi_convert.report import paper
-from loihi_convert.report.axes import channel_chart, timestep_axes
-from loihi_convert.report.chart import MARKERS, Chart, Mark, Series
+from loihi_convert.report.chart import MARKERS, Chart, Mark, Series, channel_chart, timestep_axes
 from loihi_convert.runs.columns import as_csv
-
-if TYPE_CHECKING:
-    pass
 
 BEST: Final = "our best"
 """The label of the best of our methods at each T."""

@@ -11,7 +11,7 @@ import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Final, Literal
 
@@ -20,6 +20,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, R, opened_before, require_unchanged
+from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.methods import balance_by_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
@@ -30,13 +31,15 @@ from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.files import sha256
 from loihi_convert.ground.records import Record
-from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
+from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.paper.options import PaperOptions
-from loihi_convert.paper.variants import PaperSetting
+from loihi_convert.paper.variants import VARIANTS, PaperSetting, setting
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import Source, open_source
+from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -569,3 +572,60 @@ def _split(data: str, data_root: Path | None, split: Split) -> Dataset:
 
 def _digest(images: Dataset) -> str:
     return arrays_digest((images.images, images.known_labels))
+
+
+_TIMESTEPS: Final = 4
+
+
+def fingerprint(made: PaperSetting | None) -> str:
+    """Return 12 hexadecimal digits; None: of what ``auto`` gives."""
+    return _of(None if made is None else replace(made, timesteps=_TIMESTEPS, is_subset=False, is_exported=False))
+
+
+def row_fingerprint(row: Mapping[str, str]) -> str:
+    """Return today's `fingerprint` of a row of a CSV table; empty for the CNN."""
+    if row["variant"] == "best":
+        return fingerprint(None)
+    steps = int(row["timesteps"]) if row["timesteps"] else None
+    alpha = float(row["alpha"]) if row["alpha"] else None
+    cell = Cell(row["table"], row["data"], row["method"], row["reset"] or None, alpha, steps, None)
+    seed, bits = int(row["poisson_seed"] or 0), int(row["weight_bits"] or 8)
+    made = setting(cell, VARIANTS[row["variant"]], seed=seed, weight_bits=bits)
+    return "" if made is None else fingerprint(made)
+
+
+@cache
+def _of(made: PaperSetting | None) -> str:
+    network, images = _probe()
+    with torch_threads(1):
+        if made is None:
+            found = quantize(balance(network, images, _TIMESTEPS), images)
+        else:
+            spiking = balance(network, images, _TIMESTEPS, replace(made.balancing, readout="spikes"))
+            found = to_integers(network, BalancedNetwork.of(spiking), made, images)
+    return arrays_digest(_integers(found))[:12]
+
+
+def _integers(network: QuantizedNetwork) -> list[Array]:
+    neurons = [layer.neuron for layer in network.spiking_layers if layer.neuron is not None]
+    values = [array for neuron in neurons for array in (neuron.threshold, neuron.initial_potential)]
+    values += [array for layer in network.layers for array in (layer.weight, layer.bias) if array is not None]
+    return [array.astype("<i8") for array in values]
+
+
+def _probe() -> tuple[ReluNetwork, Array]:
+    """The CNN, two convolutions with biases and pooling, and 48 images."""
+    layers = (
+        ReluLayer("conv1", Conv(_eighths(4, 1, 3, 3), padding=(1, 1))),
+        ReluLayer("conv2", Conv(_eighths(6, 4, 3, 3), _eighths(6), padding=(1, 1), pool=(2, 2))),
+        ReluLayer("fc", Dense(_eighths(5, 24), _eighths(5), pool=(2, 2))),
+    )
+    index = np.arange(48 * 64)
+    return ReluNetwork((1, 8, 8), layers), (255 * (index * index % 31 < 12)).astype(np.uint8).reshape(48, 1, 8, 8)
+
+
+def _eighths(*shape: int) -> Array:
+    """Multiples of 1/8 in -1..1 that look random."""
+    index = np.arange(np.prod(shape)) + 3
+    found: Array = ((index * index * index % 101 % 17 - 8) / 8).reshape(shape)
+    return found

@@ -113,10 +113,7 @@ class Network:
         return FiringRates(conversion, test, work=self._work(timesteps * test.count))
 
     def best(self, others: Sequence[Network], timesteps: int, weight_bits: int) -> Choosing:
-        """Return the best of our methods for T, of this network and ``others``.
-
-        For T > `LONG`, where trials take long and methods hardly differ, the method chosen for `LONG` is used.
-        """
+        """Return the best for T of this network and ``others``; above `LONG`, with the method chosen for `LONG`."""
         candidates = tuple(one._exporting(timesteps, weight_bits, is_validated=bool(others)) for one in (self, *others))
         test = self.images.test(timesteps)
         return Choosing(candidates, test, work=self._work(timesteps * test.count))

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
 from loihi_convert.ground.statistics import Z_SCORE, wilson_interval
-from loihi_convert.paper.fingerprint import fingerprint
-from loihi_convert.paper.measurements import LONG
+from loihi_convert.paper.measurements import LONG, fingerprint
 from loihi_convert.paper.variants import PaperSetting, Variant
 from loihi_convert.report import paper
 from loihi_convert.report.table import Table, markdown_table, points, signed_points, table_of
@@ -396,13 +395,8 @@ def best_sentence(bests: Sequence[BestEntry]) -> str:
 
 def refused(entries: Sequence[PaperEntry]) -> list[str]:
     """Return each cell without a result, with the reason."""
-    return list(
-        dict.fromkeys(
-            f"{row_name(entry.cell)}, {entry.variant.name}: {entry.outcome.refusal}"
-            for entry in entries
-            if entry.outcome is not None and entry.outcome.refusal is not None
-        )
-    )
+    found = [(entry, entry.outcome.refusal) for entry in entries if entry.outcome is not None]
+    return list(dict.fromkeys(f"{row_name(e.cell)}, {e.variant.name}: {reason}" for e, reason in found if reason))
 
 
 def _compared(

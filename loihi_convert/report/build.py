@@ -15,8 +15,8 @@ from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.files import require_output, write_atomically
-from loihi_convert.metrics.regression import means
-from loihi_convert.report import curves_section, further_sections
+from loihi_convert.metrics.evaluation import means
+from loihi_convert.report import sections
 from loihi_convert.report.entries import Entry, ImageSet, LeftOut, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Card, Cards, Page, PageBlock, Paragraph, Section, html, markdown
 from loihi_convert.report.run_tables import R2, error_caption, page_cells, worst_output
@@ -31,17 +31,17 @@ from loihi_convert.report.table import (
     r_squared,
     table_of,
 )
-from loihi_convert.runs.stored_run import StoredRun, read_runs
+from loihi_convert.runs.run_folder import StoredRun, read_runs
 
 _MARK: Final = b'<meta name="generator" content="loihi-convert">'
 """A line in the head of each page."""
 
 
 SECTIONS: Final[Mapping[str, tuple[str, Callable[[Sequence[Entry]], Iterable[PageBlock]]]]] = {
-    "early-exit": ("Early exit", further_sections.early_exit),
-    "energy": ("Energy and time, estimated", further_sections.energy),
-    "layers": ("Layers", further_sections.layers),
-    "confusion": ("Confused classes", further_sections.confused_classes),
+    "early-exit": ("Early exit", sections.early_exit),
+    "energy": ("Energy and time, estimated", sections.energy),
+    "layers": ("Layers", sections.layers),
+    "confusion": ("Confused classes", sections.confused_classes),
 }
 """The sections on all files together, a line each: its anchor, title and blocks; one without blocks is left out."""
 
@@ -94,7 +94,7 @@ def report(runs: Sequence[StoredRun]) -> Page:
     groups: dict[ImageSet, list[Entry]] = {}
     for entry in entries:
         groups.setdefault(entry.images, []).append(entry)
-    sections = [Section("results", "Results", tuple(result_blocks(entries, left_out)))]
+    made = [Section("results", "Results", tuple(result_blocks(entries, left_out)))]
     for index, found in enumerate(groups.values()):
         number, of_data = ("", "") if len(groups) == 1 else (f"-{index + 1}", f": {found[0].images_name}")
         for name, title, chosen in (
@@ -102,17 +102,17 @@ def report(runs: Sequence[StoredRun]) -> Page:
             ("error", "Error and latency", [e for e in found if e.evaluation.regression]),
         ):
             if chosen:
-                sections.append(Section(f"{name}{number}", f"{title}{of_data}", tuple(curves_section.blocks(chosen))))
+                made.append(Section(f"{name}{number}", f"{title}{of_data}", tuple(sections.curves(chosen))))
     for name, (title, blocks_of) in SECTIONS.items():
         if contents := tuple(blocks_of(entries)):
-            sections.append(Section(name, title, contents))
-    sections.append(Section("provenance", "How it was made", tuple(further_sections.provenance(shown))))
+            made.append(Section(name, title, contents))
+    made.append(Section("provenance", "How it was made", tuple(sections.provenance(shown))))
     title = entries[0].label if len(entries) == 1 else _common_title(entries)
     said = tuple(
         f"{'' if len(groups) == 1 else f'{found[0].images_name}: '}{verdict(found)}" for found in groups.values()
     )
     sets = dict.fromkeys(images.data for images in groups)
-    return Page(f"{title} on {' and '.join(sets)}", said, _subtitle(entries), tuple(sections))
+    return Page(f"{title} on {' and '.join(sets)}", said, _subtitle(entries), tuple(made))
 
 
 def _common_title(entries: Sequence[Entry]) -> str:

@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
-from loihi_convert.runs.stored_run import StoredRun
+from loihi_convert.runs.run_folder import StoredRun
 
 _Key = TypeVar("_Key", bound=Hashable)
 _File = TypeVar("_File")

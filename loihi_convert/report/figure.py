@@ -14,11 +14,22 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import require_output, write_atomically
-from loihi_convert.report.axes import Measure, measure_of, timestep_axes
-from loihi_convert.report.chart import SIZES, Chart, CnnLevels, FigureFormat, Series, figure_of, image_bytes, outside
+from loihi_convert.report.chart import (
+    SIZES,
+    Chart,
+    CnnLevels,
+    FigureFormat,
+    Measure,
+    Series,
+    figure_of,
+    image_bytes,
+    measure_of,
+    outside,
+    timestep_axes,
+)
 from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.run_tables import Figures, per_t_caption, readout_caption
-from loihi_convert.runs.stored_run import read_runs
+from loihi_convert.runs.run_folder import read_runs
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +56,7 @@ def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width
         return None
     axes = timestep_axes(
         [one for one in series if one.marker != FLOAT_MARKER],
-        _cnn_levels(evaluations, measure),
+        cnn_levels(evaluations, measure),
         measure.label,
         f"latency T, time steps (on Lava: {' or '.join(sorted({f'T + {e.depth}' for _, e in evaluations}))})",
         is_error=measure.is_error,
@@ -82,7 +93,7 @@ def _series(evaluations: Figures, measure: Measure) -> Iterator[Series]:
         yield Series(label, style, tuple(own), "", emphasised=None)
 
 
-def _cnn_levels(evaluations: Figures, measure: Measure) -> CnnLevels:
+def cnn_levels(evaluations: Figures, measure: Measure) -> CnnLevels:
     """Return the level of each CNN with its name; if they differ, with the files made from it."""
     found: dict[tuple[float, int], list[str]] = {}
     for name, evaluation in evaluations:

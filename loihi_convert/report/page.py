@@ -6,38 +6,32 @@ Texts in blocks are plain. The templates escape them, so that a name in a run fo
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import ClassVar, Final
+from typing import Final, NamedTuple
 
 import jinja2
 import numpy as np
 
 from loihi_convert.report.chart import STYLES, Chart
 from loihi_convert.report.table import Table
-from loihi_convert.runs.stored_run import Confusion
+from loihi_convert.runs.run_folder import Confusion
 
 _SPECIAL: Final = re.compile(r"([\\`*_{}\[\]<>#|~$&])")
 """What Markdown, HTML in it, or mathematics in it would take for more than a character."""
 
 
-@dataclass(frozen=True)
-class Paragraph:
+class Paragraph(NamedTuple):
     """A sentence or two."""
 
-    kind: ClassVar = "paragraph"
     text: str
 
 
-@dataclass(frozen=True)
-class Heading:
+class Heading(NamedTuple):
     """The title of a part of a section."""
 
-    kind: ClassVar = "heading"
     text: str
 
 
-@dataclass(frozen=True)
-class Card:
+class Card(NamedTuple):
     """The main results of one file: one in large type, and (name, value) pairs; ``style`` is the file's colour."""
 
     title: str
@@ -48,35 +42,27 @@ class Card:
     facts: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Cards:
+class Cards(NamedTuple):
     """One card per file."""
 
-    kind: ClassVar = "cards"
     cards: tuple[Card, ...]
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A chart."""
 
-    kind: ClassVar = "chart"
     chart: Chart
 
 
-@dataclass(frozen=True)
-class Pictures:
+class Pictures(NamedTuple):
     """Charts, placed side by side if there is room."""
 
-    kind: ClassVar = "charts"
     charts: tuple[Chart, ...]
 
 
-@dataclass(frozen=True, eq=False)
-class Matrix:
+class Matrix(NamedTuple):
     """A confusion matrix."""
 
-    kind: ClassVar = "matrix"
     caption: str
     confusion: Confusion
 
@@ -90,27 +76,21 @@ class Matrix:
         return float(counts[row, column] / max(1, most.max()))
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """(name, value) pairs."""
 
-    kind: ClassVar = "facts"
     facts: tuple[tuple[str, str], ...]
 
 
-@dataclass(frozen=True)
-class Code:
+class Code(NamedTuple):
     """Preformatted text, such as a command or its output."""
 
-    kind: ClassVar = "code"
     text: str
 
 
-@dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
     """Collapsible blocks."""
 
-    kind: ClassVar = "details"
     summary: str
     blocks: tuple[PageBlock, ...]
 
@@ -118,8 +98,7 @@ class Details:
 PageBlock = Paragraph | Heading | Cards | Table | Picture | Pictures | Matrix | Facts | Code | Details
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A section of a page: its anchor, its title, and its blocks."""
 
     name: str
@@ -127,8 +106,7 @@ class Section:
     blocks: tuple[PageBlock, ...]
 
 
-@dataclass(frozen=True)
-class Page:
+class Page(NamedTuple):
     """A whole report; ``verdict`` states its main results, one sentence per data set."""
 
     title: str
@@ -156,7 +134,7 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["plain"] = _plain
+    environment.filters |= {"plain": _plain, "kind": lambda block: type(block).__name__.lower()}
     environment.globals["STYLES"] = STYLES
     return environment
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import html
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, Final
 
 from loihi_convert.ground.statistics import Interval
 
@@ -40,7 +40,6 @@ class Table:
         One per row, or none: a row that a reader hides, hides the `charts.Mark` with its key.
     """
 
-    kind: ClassVar = "table"
     caption: str
     headers: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]

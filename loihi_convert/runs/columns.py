@@ -20,7 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from loihi_convert.backends.result import RunResult
 from loihi_convert.errors import InputError
 from loihi_convert.external import AnyNetwork
-from loihi_convert.external.readers import CubaLayer, CubaNetwork
+from loihi_convert.external.readers import CubaLayer
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.records import Record
 from loihi_convert.ground.statistics import Interval
@@ -211,7 +211,7 @@ def firing_rates(run: FileResults) -> Iterator[ChannelFiringRate]:
 
 def _sources(layer: QuantizedLayer | CubaLayer | GradedLayer, channels: int) -> list[int | None]:
     """The source channel of each channel; None for channels that are not relays."""
-    if isinstance(layer, CubaLayer) or layer.relay_of is None:
+    if layer.relay_of is None:
         return [None] * channels
     return [source if source >= 0 else None for source in layer.relay_of.tolist()]
 
@@ -257,7 +257,7 @@ def prediction_rows(run: FileResults, known: ImageFacts) -> Iterator[Rows]:
             **({} if known.paths is None else {"path": [known.paths[image] for image in numbers for _ in steps]}),
             "timesteps": np.tile(steps, len(read)).tolist(),
         }
-        if not isinstance(network, CubaNetwork) and network.task == "regression":
+        if network.task == "regression":
             columns |= _numbered("output", network.real_outputs(read, steps[:, None]))
             if known.targets is not None:
                 columns |= _numbered("target", np.repeat(known.targets[images][:, None], len(steps), axis=1))

@@ -50,11 +50,11 @@ from loihi_convert.errors import CheckpointError, InputError, NetxError
 from loihi_convert.external.readers import CubaNetwork
 from loihi_convert.external.simulation import simulate
 from loihi_convert.ground.arrays import Array
-from loihi_convert.inspection.contents import describe, summary, tables
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.report.contents import describe, summary, tables
 
 # The slowest file takes a second; where two logical processors share a core, two.
 SECONDS = 6

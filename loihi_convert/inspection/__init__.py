@@ -1,1 +1,0 @@
-"""The contents of a netx file, native or external, and the differences between two files."""
