@@ -45,8 +45,7 @@ from loihi_convert.paper import (
     tables,
     variants,
 )
-from loihi_convert.paper.options import PaperOptions
-from loihi_convert.paper.variants import EXHIBITS
+from loihi_convert.paper.variants import EXHIBITS, PaperOptions
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import open_source
 from loihi_convert.report import paper

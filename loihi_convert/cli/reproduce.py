@@ -14,7 +14,7 @@ from loihi_convert.cli.console import echo, log, on_interrupt, say_json, say_tab
 from loihi_convert.errors import PlatformError, UsageError, did_you_mean, one_of
 from loihi_convert.ground.choices import PaperFigure, PaperTable
 from loihi_convert.ground.options import Flag
-from loihi_convert.paper.options import PaperOptions
+from loihi_convert.paper.variants import PaperOptions
 
 if TYPE_CHECKING:
     from loihi_convert.paper.plan import Reproduced

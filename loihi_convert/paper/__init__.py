@@ -1,8 +1,7 @@
 """The paper's tables and figures, measured on your networks; modules in the order in which data flow through them.
 
 ================  =================================================================================================
-``options``       what is requested
-``variants``      the tables and figures, and how a cell of them is measured here
+``variants``      what is requested; the tables and figures, and how a cell of them is measured here
 ``measurements``  the images at each T, and the computations: thresholds, accuracies, firing rates, the best
 ``networks``      one trained network: how each of its results is measured, and how much work that is
 ``plan``          from a request to the cells of its tables and figures, which the package `batch` computes, and files

@@ -35,8 +35,7 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.paper.options import PaperOptions
-from loihi_convert.paper.variants import VARIANTS, PaperSetting, setting
+from loihi_convert.paper.variants import VARIANTS, PaperOptions, PaperSetting, setting
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.report.paper import Cell

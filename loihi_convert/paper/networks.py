@@ -29,8 +29,7 @@ from loihi_convert.paper.measurements import (
     TrainedCheckpoint,
     open_checkpoint,
 )
-from loihi_convert.paper.options import PaperOptions
-from loihi_convert.paper.variants import PaperSetting
+from loihi_convert.paper.variants import PaperOptions, PaperSetting
 
 # Work of what a computation does once, such as reading the checkpoint, as multiplications.
 _FIXED_WORK: Final = 3e10

@@ -17,7 +17,6 @@ from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.paper.figures import MeasuredChannels, accuracy_charts, channel_charts
 from loihi_convert.paper.measurements import Accuracy, BalancedRow, Best, Choosing, CnnAccuracy, Rates
 from loihi_convert.paper.networks import opened_networks, tuned_networks
-from loihi_convert.paper.options import PaperOptions
 from loihi_convert.paper.tables import (
     BestEntry,
     Measured,
@@ -31,6 +30,7 @@ from loihi_convert.paper.tables import (
 )
 from loihi_convert.paper.variants import (
     Exhibit,
+    PaperOptions,
     PaperSetting,
     Variant,
     chosen_variants,
