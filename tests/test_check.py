@@ -22,25 +22,23 @@ from typer.testing import CliRunner
 
 from loihi_convert import cli, netx
 from loihi_convert.backends.reference import run_network
-from loihi_convert.checks.activity import (
-    ACTIVITY_RULES,
-    NETWORK_ACTIVITY_RULES,
-    Activity,
-    NetworkActivity,
-    cnn_activity,
-    network_activity,
-)
 from loihi_convert.checks.finding import Finding, findings
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings, lava_dl_notes
 from loihi_convert.checks.network_rules import (
+    ACTIVITY_RULES,
     CIRCUIT_RULES,
     LAYER_RULES,
     MEMORY_RULES,
+    NETWORK_ACTIVITY_RULES,
     NETWORK_RULES,
     NEUROCORE_RULES,
+    Activity,
     LayerRun,
+    NetworkActivity,
     NetworkRun,
+    cnn_activity,
     layer_runs,
+    network_activity,
 )
 from loihi_convert.checks.stock_rules import (
     FILE_RULES,

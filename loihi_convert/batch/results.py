@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from loihi_convert.batch.computation import Outcome
-from loihi_convert.batch.conversion import CellResult
-from loihi_convert.batch.grid import PlannedCell
+from loihi_convert.batch.conversion import CellResult, PlannedCell
 from loihi_convert.errors import low_to_high
 from loihi_convert.ground.choices import SweepCost
 from loihi_convert.ground.files import write_atomically
@@ -56,7 +55,7 @@ class SweepResults:
     outcomes
         By name; None if a cell is not computed.
     names
-        The options to show, `grid.varied`.
+        The options to show, `conversion.varied`.
     costs
         The costs that the front compares.
     """

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import (
     FIRST_IMAGES,
     Design,
@@ -24,6 +23,7 @@ from loihi_convert.cnn.design import (
     pixels,
     record_of,
     require_classes,
+    scores_of,
 )
 from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs

@@ -13,8 +13,7 @@ import torch
 from torch import nn
 
 from loihi_convert.cnn.checkpoint import digest
-from loihi_convert.cnn.class_scores import scores_of
-from loihi_convert.cnn.design import inputs_of, pixels
+from loihi_convert.cnn.design import inputs_of, pixels, scores_of
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import UnsupportedModelError, UsageError, one_of
