@@ -285,7 +285,7 @@ def test_check_says_how_the_weights_were_read() -> None:
 def test_a_quantized_cnn_is_refused() -> None:
     quantized = torch.ao.quantization.quantize_dynamic(net(), {nn.Linear}, dtype=torch.qint8)
     torch.save(quantized.state_dict(), "m.pt")
-    with pytest.raises(CheckpointError, match="holds a quantized CNN"):
+    with pytest.raises(CheckpointError, match=r"4\.zero_point.* before any quantization"):
         opened(Path("m.pt"))
     torch.save(quantized, "m.pt")
     with pytest.raises(CheckpointError, match=r"4\.weight missing"):

@@ -20,7 +20,6 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.stored_states import (
     as_safetensors,
     described,
-    is_quantized,
     read_file,
     signature,
     states_in,
@@ -194,7 +193,7 @@ def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
     states = states_in(content)
     if not states:
         raise CheckpointError(
-            f"holds {'a quantized CNN' if is_quantized(content) else described(content)}",
+            f"holds {described(content)}",
             where=path,
             expected="must contain a state dict of floats, at the top level or in a dict",
             hint="Write it with torch.save(model.state_dict(), path), before any quantization.",

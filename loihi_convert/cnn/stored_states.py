@@ -138,13 +138,6 @@ def _module_state(module: Skipped, prefix: str = "") -> Iterator[tuple[str, obje
                     yield from _module_state(inner, f"{prefix}{name}.")
 
 
-def is_quantized(content: object) -> bool:
-    """Return whether ``content`` has integers of ``torch.ao.quantization``, with a scale and a ``zero_point``."""
-    return isinstance(content, dict) and any(
-        str(name).endswith("zero_point") or is_quantized(item) for name, item in content.items()
-    )
-
-
 def described(content: object) -> str:
     """Return a description of a file's content, for a message."""
     if isinstance(content, dict):

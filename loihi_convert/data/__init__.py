@@ -76,18 +76,17 @@ def load_data(
         return load_image_folder(path, classes, class_map=class_map, input_shape=shape, at_once=at_once)
     require_class_folders(data, class_map)
     if is_benchmark:
-        found = DESCRIPTIONS[str(data)].input_shape
-        if shape not in (None, found):
+        own_shape = DESCRIPTIONS[str(data)].input_shape
+        if shape not in (None, own_shape):
             expected = f"must be images of {shape}, which the network takes"
-            raise DataError(f"found {data}, images of {found}", where="data", expected=expected)
+            raise DataError(f"found {data}, images of {own_shape}", where="data", expected=expected)
         return load_benchmark(str(data), None if root is None else Path(root))
     if path.suffix.lower() == ".npz" and path.is_file():
         return load_npz(path, classes, input_shape=shape)
-    own = "a folder of images or an .npz file"
-    if path.exists():
-        raise DataError("found a file of another type", where=path, expected=f"must be {own}", hint=NPZ_HINT)
-    if path.suffix or str(data) != path.name:
-        raise DataError("no such file or folder", where=path, expected=f"must be {own}")
+    own, exists = "a folder of images or an .npz file", path.exists()
+    if exists or path.suffix or str(data) != path.name:
+        found = "found a file of another type" if exists else "no such file or folder"
+        raise DataError(found, where=path, expected=f"must be {own}", hint=NPZ_HINT if exists else "")
     raise UsageError(
         f"found {str(data)!r}",
         where="data",
