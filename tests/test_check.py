@@ -23,7 +23,16 @@ from typer.testing import CliRunner
 from loihi_convert import cli, netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.checks.finding import Finding, findings
-from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings, lava_dl_notes
+from loihi_convert.checks.lava_dl import (
+    FILE_RULES,
+    STOCK_LIF_RULES,
+    STOCK_RULES,
+    LavaDl,
+    biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
+    lava_dl,
+    lava_dl_findings,
+    lava_dl_notes,
+)
 from loihi_convert.checks.network_rules import (
     ACTIVITY_RULES,
     CIRCUIT_RULES,
@@ -39,12 +48,6 @@ from loihi_convert.checks.network_rules import (
     cnn_activity,
     layer_runs,
     network_activity,
-)
-from loihi_convert.checks.stock_rules import (
-    FILE_RULES,
-    STOCK_LIF_RULES,
-    STOCK_RULES,
-    biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
 )
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources

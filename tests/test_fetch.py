@@ -14,9 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from loihi_convert import cli
-from loihi_convert.data import fetch as fetching
-from loihi_convert.data.benchmarks import SHA256
-from loihi_convert.data.fetch import fetch
+from loihi_convert.data import benchmarks as fetching
+from loihi_convert.data.benchmarks import SHA256, fetch
 from loihi_convert.errors import InputError, PlatformError, UsageError
 
 Download = Callable[[Path, str], object]

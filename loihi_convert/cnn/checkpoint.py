@@ -115,7 +115,7 @@ class Checkpoint:
 
     @property
     def weight_bits(self) -> int | None:
-        """The bits to which its weights were rounded in training (`few_bits`); None if they were not."""
+        """The bits to which its weights were rounded in training (`models.RoundedWeights`); None if they were not."""
         found = self.recipe.get("weight_bits")
         return found if isinstance(found, int) else None
 

@@ -19,8 +19,7 @@ from torch.nn import functional
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.few_bits import rounded_state
-from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.models import build_model, rounded_state
 from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError

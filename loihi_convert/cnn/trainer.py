@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, Teacher, pixels, recent, teachers_loss
-from loihi_convert.cnn.few_bits import RoundedWeights, rounded_state
-from loihi_convert.cnn.models import ARCHITECTURES, multiply_adds
+from loihi_convert.cnn.models import ARCHITECTURES, RoundedWeights, multiply_adds, rounded_state
 from loihi_convert.cnn.qcfs import Qcfs, SpikingCnn
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.data import Dataset, DataSplits

@@ -11,7 +11,7 @@ from typing import Final, get_args
 
 from loihi_convert import external, netx
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
-from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings
+from loihi_convert.checks.lava_dl import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES, LavaDl, lava_dl, lava_dl_findings
 from loihi_convert.checks.network_rules import (
     ACTIVITY_RULES,
     CIRCUIT_RULES,
@@ -26,7 +26,6 @@ from loihi_convert.checks.network_rules import (
     layer_runs,
     network_activity,
 )
-from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
 from loihi_convert.chip.limits import TARGETS
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of

@@ -25,7 +25,7 @@ from typing import Any, Final, NamedTuple
 from torch import nn
 
 from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, digest, load_if_ours, load_model, load_states
-from loihi_convert.cnn.few_bits import rounded_state
+from loihi_convert.cnn.models import rounded_state
 from loihi_convert.errors import LoihiConvertError, UsageError
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import Readout
