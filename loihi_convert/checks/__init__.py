@@ -4,8 +4,8 @@
 ``finding``           the result of a rule, and its severity for each target
 ``network_rules``     a native network over T steps: overflow, channels that cannot fire, or that are silent or fire at
                       every step on given images, the chip's reset, resources
-``lava_dl``           any netx file: what lava-dl cannot load, widths of numbers; what unmodified lava-dl makes of a file
-                      of this package
+``lava_dl``           any netx file: what lava-dl cannot load, widths of numbers; what lava-dl computes with a
+                      file of this package
 ``environment``       the checks of `doctor`
 ====================  ==========================================================================================
 

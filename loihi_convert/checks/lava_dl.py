@@ -1,7 +1,7 @@
 """What lava-dl makes of a netx file.
 
-Rules on any file: contents that lava-dl cannot load, that do not fit Loihi, or that it silently gets wrong. For files of
-this package, also how unmodified lava-dl runs them, and what that costs.
+Rules on any file: contents that lava-dl cannot load, that do not fit Loihi, or that it silently gets wrong. For files
+of this package, also how unmodified lava-dl runs them, and what that costs.
 """
 
 from __future__ import annotations

