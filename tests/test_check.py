@@ -644,7 +644,7 @@ def test_potentials_and_spikes_keep_to_the_bounds(case: Case) -> None:
         assert (by_channel.min(axis=0) >= np.maximum(run.lowest_potential, -limits.THRESHOLD_LIMIT)).all()
         spikes = np.moveaxis(trace.spikes, 2, -1).reshape(-1, run.layer.synapse.channels)
         cannot = run.highest_potential < run.layer.neuron.threshold
-        must = run.smallest_current >= run.layer.neuron.threshold
+        must = run.current_bounds[0] >= run.layer.neuron.threshold
         assert not spikes[:, cannot].any()
         assert spikes[:, must].all()
 

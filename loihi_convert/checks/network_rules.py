@@ -74,18 +74,9 @@ class LayerRun:
         assert threshold is not None
         return np.asarray((self.highest_potential >= threshold) & (threshold != limits.NEVER_FIRES))
 
-    @property
-    def largest_current(self) -> Array:
-        """Largest current of one step, with the bias."""
-        return self._current_bounds[1]
-
-    @property
-    def smallest_current(self) -> Array:
-        """Smallest current of one step, with the bias."""
-        return self._current_bounds[0]
-
     @cached_property
-    def _current_bounds(self) -> tuple[Array, Array]:
+    def current_bounds(self) -> tuple[Array, Array]:
+        """Smallest and largest current of one step, with the bias."""
         return current_bounds(self.layer)
 
     @property
@@ -107,7 +98,7 @@ class LayerRun:
         I <= threshold, that is again at most threshold - 1, so V <= threshold - 1 + I; a larger I adds I - threshold in
         each step. Neither this nor `potential_bounds`, which uses only the second bound, is always the lower one.
         """
-        neuron, current = self.layer.neuron, self.largest_current
+        neuron, current = self.layer.neuron, self.current_bounds[1]
         assert neuron is not None
         threshold = neuron.threshold.astype(np.int64)
         growth = np.maximum(0, current - threshold) if self.reset == "soft" else 0
@@ -117,7 +108,7 @@ class LayerRun:
     @property
     def lowest_potential(self) -> Array:
         """T times the smallest current, at most 0: a reset never leaves a potential below 0."""
-        return np.asarray(self.timesteps * np.minimum(self.smallest_current, 0))
+        return np.asarray(self.timesteps * np.minimum(self.current_bounds[0], 0))
 
 
 def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
@@ -225,7 +216,7 @@ def every_channel_can_fire(run: LayerRun) -> Violation | None:
 def no_channel_must_fire_at_every_step(run: LayerRun) -> Violation | None:
     if run.layer.threshold is None:
         return None
-    saturated = (run.smallest_current >= run.layer.threshold) & run.own
+    saturated = (run.current_bounds[0] >= run.layer.threshold) & run.own
     if not saturated.any():
         return None
     found = f"{channels(saturated, run.own)} fire at every step for every image"

@@ -346,17 +346,16 @@ def _placed(
         extra = 0 if recurrent is None else synapse.channels
         dense = DenseLayer(synapse.channels, inputs + extra, *circuit)
         unpooled = DenseLayer(synapse.channels, pooled + extra, *circuit)
-        return Placed(name, dense, own, synapse.pool, unpooled, None)
+        return Placed(name, dense, own, synapse.pool, unpooled)
     _, height, width = synapse.output_shape(input_shape)
 
-    def conv(size: tuple[int, ...], pool: tuple[int, int]) -> ConvLayer:
+    def conv(pool: tuple[int, int]) -> ConvLayer:
+        size = synapse.weight.shape[2:]
         spans = [(d * (k - 1) + 1) * p for d, k, p in zip(synapse.dilation, size, pool, strict=True)]
         kernel = Kernel(math.prod(spans), synapse.weight.shape[1], synapse.channels, synapse.groups)
         return ConvLayer(width, height, kernel, *circuit)
 
-    size = synapse.weight.shape[2:]
-    smaller = conv(tuple(max(1, extent - 2) for extent in size), synapse.pool) if max(size) > 2 else None
-    return Placed(name, conv(size, synapse.pool), own, synapse.pool, conv(size, (1, 1)), smaller)
+    return Placed(name, conv(synapse.pool), own, synapse.pool, conv((1, 1)))
 
 
 def _layer_resources(
