@@ -207,10 +207,8 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
 
 
 def _is_worse(result: CellResult, first: CellResult) -> bool:
-    """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 %.
-
-    The test alone would not do: it is never significant if fewer than six images differ.
-    """
+    """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 %."""
+    # The test alone would not do: it is never significant if fewer than six images differ.
     interval = first.accuracy_interval
     return interval is None or (result.accuracy or 0) < interval[0] or _p_value(first, result) < 1 - CONFIDENCE
 

@@ -255,10 +255,7 @@ def packed_dense_words(neurons: float, inputs: int) -> float:
 
 
 def circuit_words(neurons: int, *, has_reset: bool, has_bias: bool) -> int:
-    """Return the words that the stock circuit takes for ``neurons`` in one core.
-
-    ``has_reset``: each neuron inhibits itself; ``has_bias``: a source neuron reaches all of them.
-    """
+    """Return the words of the stock circuit in one core: each neuron inhibits itself, a bias source reaches all."""
     return has_reset * neurons * dense_words(1, 1) + has_bias * dense_words(neurons, 1)
 
 

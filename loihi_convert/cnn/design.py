@@ -295,10 +295,7 @@ def scores_of(returned: Any) -> Any:
 
 
 def scores_name(returned: Any) -> str | int | None:
-    """Return the entry of a mapping, dataclass or sequence that has the class scores; None if unclear, or of a tensor.
-
-    It is the only entry, apart from those that are None, or ``logits``.
-    """
+    """Return the key of the class scores: the only entry that is not None, or ``logits``; None if there is none."""
     entries = _entries(returned)
     name = next(iter(entries)) if len(entries) == 1 else "logits"
     return name if isinstance(entries.get(name), Tensor) else None

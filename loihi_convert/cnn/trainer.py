@@ -258,18 +258,8 @@ def accuracy(
 ) -> float:
     """Return the share of images, 0..1, that ``model`` classifies correctly in float32 with the weights ``tensors``.
 
-    Parameters
-    ----------
-    model
-        A CNN; set to eval mode, its own weights are not used.
-    tensors
-        All parameters and buffers by name, on the device to compute on.
-    dataset
-        Images ``(N, C, H, W)`` in 0..255, and labels, N >= 1.
-    weight_bits
-        If given, weights are first rounded to this many bits, as in training with ``Recipe.weight_bits``.
-    spiking
-        The spiking form of ``model``; if given, its outputs are counted instead.
+    These are all parameters and buffers by name, on the device to compute on, and are first rounded to ``weight_bits``,
+    if given. ``spiking`` is the spiking form of ``model``, whose outputs are counted instead.
     """
     model.eval()
     used = dict(rounded_state(model, _used(model, tensors), weight_bits))

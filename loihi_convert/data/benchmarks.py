@@ -267,16 +267,9 @@ def state(name: str, root: Path) -> DataState:
 
 
 def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None) -> bool:
-    """Download the files of a benchmark set unless ``root`` has them; return whether they were downloaded.
+    """Download the files of a benchmark set to ``root/<name>`` unless ``root`` has them; return whether this was done.
 
-    Parameters
-    ----------
-    name
-        One of `benchmarks.DATASETS`.
-    root
-        Data folder; files are written to ``root/<name>``.
-    on_source
-        Called with the name of each source before it is tried.
+    ``on_source`` is called with the name of each source before it is tried.
     """
     require_dataset(name)
     if state(name, root).is_there:

@@ -307,11 +307,9 @@ def in_turns(labels: NDArray[np.int64]) -> NDArray[np.intp]:
 
 
 def mixing(labels: NDArray[np.int64] | None, count: int) -> NDArray[np.intp] | None:
-    """Return an order of ``count`` images in which the first N show all classes; None if they may stay as they are.
-
-    Images without labels may be in the order of their classes, too: they get a random order, always the same.
-    """
+    """Return an order of ``count`` images in which the first N show all classes; None if they may stay as they are."""
     if labels is None:
+        # They may be in the order of their classes, too.
         return np.random.default_rng(0).permutation(count)
     return in_turns(labels) if is_in_class_order(labels) else None
 
