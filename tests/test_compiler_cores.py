@@ -289,15 +289,10 @@ def test_what_saves_most() -> None:
 
 
 def test_what_limits_a_layer() -> None:
-    """5 x 5 taps of 128 channels are 3,200 rows of 5 words, for 50 channels at most: 64 are halved.
-
-    The channels of a last layer are the task's.
-    """
-    chips = resources((128, 8, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
-    assert (chips.layers[0].cores, chips.layers[0].limit) == ((2, 2), "neurons")
-    chips = resources((128, 4, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
-    assert (chips.layers[0].cores, chips.layers[0].limit) == ((2, 2), "synaptic memory")
-    assert chips.savings == ()
+    """5 x 5 taps of 128 channels are 3,200 rows of 5 words, for 50 channels at most: 64 are halved."""
+    for height, limit in ((8, "neurons"), (4, "synaptic memory")):
+        chips = resources((128, height, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
+        assert (chips.layers[0].cores, chips.layers[0].limit, chips.savings) == ((2, 2), limit, ())
 
 
 def test_a_narrower_network_that_fits() -> None:

@@ -301,8 +301,6 @@ def estimate(
 
     Parameters
     ----------
-    timesteps
-        T.
     spikes, synaptic_operations
         Counts up to step T, mean over images, with those of the circuit.
     neuron_counts

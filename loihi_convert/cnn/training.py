@@ -108,8 +108,6 @@ def train_design(
         ``.pt`` or ``.safetensors``; replaced if it exists. None: nothing is written.
     resume
         Continue from ``<output>.resume.pt``, left by an interrupted run of the same training.
-    progress
-        Called after each batch with the number of batches done and in total.
     on_epoch
         Called after each epoch with its number, from 1, and the validation accuracy in 0..1.
     """
@@ -117,8 +115,7 @@ def train_design(
         checkpoint.require_suffix(output)
         require_writable(output)
     _require_sense(design, splits, recipe, options)
-    if not options.test:
-        splits = replace(splits, test=splits.test[:0])
+    splits = splits if options.test else replace(splits, test=splits.test[:0])
     training = Training(design, splits, recipe, options.seed, chosen_device(options.device))
     identity = _identity(design, splits, recipe, options.seed)
     unfinished = None if output is None else resume_path(output)
@@ -142,8 +139,8 @@ def train_design(
                 if on_epoch is not None:
                     on_epoch(training.epoch, validation_accuracy)
         except Exception:
+            # It would fail again.
             if unfinished is not None and not stored:
-                # It would fail again.
                 unfinished.unlink(missing_ok=True)
             raise
         trained = training.trained(options.store)

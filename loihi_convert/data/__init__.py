@@ -53,10 +53,9 @@ def load_data(
     class_map
         The class of each class folder; default: as in `own_images.classes_of_folders`.
     input_shape
-        Input shape of the network, if known: if it is ``(C, H, W)`` or, for signals, ``(C, L)``, images of another
-        shape are refused.
+        ``(C, H, W)`` of the network or, for signals, ``(C, L)``, if known: images of another shape are refused.
     at_once
-        Whether to read all images now; if not, many own images may be `StoredImages`, which take the place of arrays.
+        Whether to read all images now; if not, many own images may be `StoredImages`.
 
     Raises
     ------
@@ -66,8 +65,8 @@ def load_data(
         If a file is missing or damaged, or the images cannot be used.
     """
     if not isinstance(data, str | Path):
-        found = f"found an object of type {type(data).__name__}"
-        raise UsageError(found, where="data", expected="must be the name of a data set, or a path")
+        found, expected = f"found an object of type {type(data).__name__}", "must be the name of a data set, or a path"
+        raise UsageError(found, where="data", expected=expected)
     shape = as_input_shape(input_shape) if input_shape and len(input_shape) in (2, 3) else None
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS
@@ -75,8 +74,7 @@ def load_data(
         return load_image_folder(path, classes, class_map=class_map, input_shape=shape, at_once=at_once)
     require_class_folders(data, class_map)
     if is_benchmark:
-        own_shape = DESCRIPTIONS[str(data)].input_shape
-        if shape not in (None, own_shape):
+        if shape not in (None, own_shape := DESCRIPTIONS[str(data)].input_shape):
             expected = f"must be images of {shape}, which the network takes"
             raise DataError(f"found {data}, images of {own_shape}", where="data", expected=expected)
         return load_benchmark(str(data), None if root is None else Path(root))
