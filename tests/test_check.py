@@ -22,31 +22,32 @@ from typer.testing import CliRunner
 
 from loihi_convert import cli, netx
 from loihi_convert.backends.reference import run_network
-from loihi_convert.checks.activity import (
-    ACTIVITY_RULES,
-    NETWORK_ACTIVITY_RULES,
-    Activity,
-    NetworkActivity,
-    cnn_activity,
-    network_activity,
-)
 from loihi_convert.checks.finding import Finding, findings
-from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings, lava_dl_notes
-from loihi_convert.checks.network_rules import (
-    CIRCUIT_RULES,
-    LAYER_RULES,
-    MEMORY_RULES,
-    NETWORK_RULES,
-    NEUROCORE_RULES,
-    LayerRun,
-    NetworkRun,
-    layer_runs,
-)
-from loihi_convert.checks.stock_rules import (
+from loihi_convert.checks.lava_dl import (
     FILE_RULES,
     STOCK_LIF_RULES,
     STOCK_RULES,
+    LavaDl,
     biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron,
+    lava_dl,
+    lava_dl_findings,
+    lava_dl_notes,
+)
+from loihi_convert.checks.network_rules import (
+    ACTIVITY_RULES,
+    CIRCUIT_RULES,
+    LAYER_RULES,
+    MEMORY_RULES,
+    NETWORK_ACTIVITY_RULES,
+    NETWORK_RULES,
+    NEUROCORE_RULES,
+    Activity,
+    LayerRun,
+    NetworkActivity,
+    NetworkRun,
+    cnn_activity,
+    layer_runs,
+    network_activity,
 )
 from loihi_convert.chip import limits
 from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
@@ -643,7 +644,7 @@ def test_potentials_and_spikes_keep_to_the_bounds(case: Case) -> None:
         assert (by_channel.min(axis=0) >= np.maximum(run.lowest_potential, -limits.THRESHOLD_LIMIT)).all()
         spikes = np.moveaxis(trace.spikes, 2, -1).reshape(-1, run.layer.synapse.channels)
         cannot = run.highest_potential < run.layer.neuron.threshold
-        must = run.smallest_current >= run.layer.neuron.threshold
+        must = run.current_bounds[0] >= run.layer.neuron.threshold
         assert not spikes[:, cannot].any()
         assert spikes[:, must].all()
 

@@ -81,8 +81,8 @@ def cores_of(row: Row) -> tuple[int, int]:
 
 def test_a_layer_of_relays_has_no_channels_to_save() -> None:
     wide, narrow = ConvLayer(8, 8, Kernel(9, 64, 64)), ConvLayer(1, 1, Kernel(1, 1, 1))
-    relays = Placed("relays", wide, 0, (1, 1), wide, None)
-    assert savings([relays, Placed("last", narrow, 1, (1, 1), narrow, None)]) == ()
+    relays = Placed("relays", wide, 0, (1, 1), wide)
+    assert savings([relays, Placed("last", narrow, 1, (1, 1), narrow)]) == ()
 
 
 @pytest.mark.parametrize(
@@ -92,9 +92,7 @@ def test_a_layer_of_relays_has_no_channels_to_save() -> None:
 def test_fewer_neurons_must_save_a_quarter_of_the_cores(neurons: int, change: str, after: int) -> None:
     """4,095 neurons fit a core. An eighth less of 12,288 saves one of 4 cores, which is enough, of 16,384 one of 5."""
     hidden, last = DenseLayer(neurons, 1), DenseLayer(1, 1)
-    (saving,) = savings(
-        [Placed("fc", hidden, neurons, (1, 1), hidden, None), Placed("last", last, 1, (1, 1), last, None)]
-    )
+    (saving,) = savings([Placed("fc", hidden, neurons, (1, 1), hidden), Placed("last", last, 1, (1, 1), last)])
     assert (saving.change, saving.after) == (change, (after, after))
 
 
@@ -290,16 +288,11 @@ def test_what_saves_most() -> None:
     assert channels.sentence == "63 channels instead of 64 in conv1 (16 instead of 32 neurocores)"
 
 
-def test_a_smaller_kernel_saves_memory() -> None:
-    """5 x 5 taps of 128 channels are 3,200 rows of 5 words, for 50 channels at most: 64 are halved. With 3 x 3 taps
-    they fit whole. The channels of a last layer are the task's.
-    """
-    chips = resources((128, 8, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
-    assert (chips.layers[0].cores, chips.layers[0].limit) == ((2, 2), "neurons")
-    chips = resources((128, 4, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
-    assert (chips.layers[0].cores, chips.layers[0].limit) == ((2, 2), "synaptic memory")
-    (saving,) = chips.savings
-    assert (saving.change, saving.after) == ("a kernel two taps smaller", (1, 1))
+def test_what_limits_a_layer() -> None:
+    """5 x 5 taps of 128 channels are 3,200 rows of 5 words, for 50 channels at most: 64 are halved."""
+    for height, limit in ((8, "neurons"), (4, "synaptic memory")):
+        chips = resources((128, height, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
+        assert (chips.layers[0].cores, chips.layers[0].limit, chips.savings) == ((2, 2), limit, ())
 
 
 def test_a_narrower_network_that_fits() -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from loihi_convert.data import load_data, stored_images
+from loihi_convert.data import dataset, load_data
 from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError, UsageError
 
@@ -65,7 +65,7 @@ def test_the_images_that_chose_thresholds_are_recognized_although_they_are_mixed
 
 
 def test_of_large_images_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stored_images, "LARGE_BYTES", 4095)
+    monkeypatch.setattr(dataset, "LARGE_BYTES", 4095)
     images = np.zeros((1024, 1, 2, 2), np.uint8)
     same, other = images.copy(), images.copy()
     # Every fourth image.

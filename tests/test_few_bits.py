@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from loihi_convert.cnn.few_bits import RoundedWeights
-from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.models import RoundedWeights, build_model
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize

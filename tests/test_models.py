@@ -6,8 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from loihi_convert.cnn.few_bits import RoundedWeights
-from loihi_convert.cnn.models import ARCHITECTURES, build_model
+from loihi_convert.cnn.models import ARCHITECTURES, RoundedWeights, build_model
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import default_architecture
 from loihi_convert.data import DATASETS

@@ -15,7 +15,7 @@ from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.cnn.class_scores import scores_of
+from loihi_convert.cnn.design import scores_of
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ir.network import ReluNetwork

@@ -12,9 +12,8 @@ from support.residual import OWN_CHANNELS, RELAYS, float_networks, residual_imag
 
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
-from loihi_convert.checks.activity import CNN_ACTIVITY_RULES, cnn_activity
 from loihi_convert.checks.finding import findings
-from loihi_convert.checks.network_rules import LAYER_RULES, NetworkRun, layer_runs
+from loihi_convert.checks.network_rules import CNN_ACTIVITY_RULES, LAYER_RULES, NetworkRun, cnn_activity, layer_runs
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
 from loihi_convert.chip.resources import resources

@@ -32,8 +32,16 @@ from loihi_convert.backends.backend import open_backend
 from loihi_convert.batch import conversion
 from loihi_convert.batch.clusters import local_cluster
 from loihi_convert.batch.computation import outcome_of
-from loihi_convert.batch.conversion import CellResult, ConversionCell
-from loihi_convert.batch.grid import Grid, PlannedCell, _names, part_of, planned_cells, varied
+from loihi_convert.batch.conversion import (
+    CellResult,
+    ConversionCell,
+    Grid,
+    PlannedCell,
+    _names,
+    part_of,
+    planned_cells,
+    varied,
+)
 from loihi_convert.batch.results import COSTS, Found, cost, front, quality
 from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice
 from loihi_convert.cli.sweep_grid import AXES, KEYS, read_grid

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from support.chromium import Tab, open_tab
 
 from loihi_convert.batch.computation import Outcome
-from loihi_convert.batch.conversion import CellResult, ConversionCell
-from loihi_convert.batch.grid import PlannedCell, data_names
+from loihi_convert.batch.conversion import CellResult, ConversionCell, PlannedCell, data_names
 from loihi_convert.batch.results import SweepResults, marks_on_front, sweep_page, verdict, write_page
 from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice
 from loihi_convert.cli.sweep_output import say_swept

@@ -18,7 +18,6 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load
 from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
 from loihi_convert.cnn.models import build_model
-from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import (
     Recipe,
     TrainOptions,
@@ -31,7 +30,15 @@ from loihi_convert.cnn.recipe import (
     spiking_recipe,
 )
 from loihi_convert.cnn.stored_states import read_pt, write_pt
-from loihi_convert.cnn.trainer import accuracy, augmented, drop_channels, learning_rate, one_cycle, uses_bfloat16
+from loihi_convert.cnn.trainer import (
+    accuracy,
+    augmented,
+    drop_channels,
+    learning_rate,
+    one_cycle,
+    orthogonalized,
+    uses_bfloat16,
+)
 from loihi_convert.cnn.training import resume_path, train_cnn
 from loihi_convert.data import Dataset, DataSplits, load_data
 from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiConvertError, UsageError

@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from loihi_convert.batch.computation import Outcome
-from loihi_convert.batch.conversion import CellResult
-from loihi_convert.batch.grid import PlannedCell
+from loihi_convert.batch.conversion import CellResult, PlannedCell
 from loihi_convert.errors import low_to_high
 from loihi_convert.ground.choices import SweepCost
 from loihi_convert.ground.files import write_atomically
@@ -65,7 +64,7 @@ class SweepResults:
     outcomes
         By name; None if a cell is not computed.
     names
-        The options to show, `grid.varied`.
+        The options to show, `conversion.varied`.
     costs
         The costs that the front compares.
     """
@@ -217,10 +216,8 @@ def _best_of(best: Sequence[Found], names: Sequence[str]) -> str:
 
 
 def _is_worse(result: CellResult, first: CellResult) -> bool:
-    """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 %.
-
-    The test alone would not do: it is never significant if fewer than six images differ.
-    """
+    """Whether ``result`` is less accurate than ``first``: below its interval, or by McNemar's test, at 95 %."""
+    # The test alone would not do: it is never significant if fewer than six images differ.
     interval = first.accuracy_interval
     return interval is None or (result.accuracy or 0) < interval[0] or _p_value(first, result) < 1 - CONFIDENCE
 

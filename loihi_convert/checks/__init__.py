@@ -2,10 +2,10 @@
 
 ====================  ==========================================================================================
 ``finding``           the result of a rule, and its severity for each target
-``stock_rules``       any netx file: what lava-dl cannot load; widths of weights, decays, thresholds, biases
-``network_rules``     a native network over T steps: overflow, channels that cannot fire, the chip's reset, resources
-``activity``          channels of a network or CNN that are silent, or fire at every step, on given images
-``lava_dl``           what unmodified lava-dl makes of a file, and what that costs
+``network_rules``     a native network over T steps: overflow, channels that cannot fire, or that are silent or fire at
+                      every step on given images, the chip's reset, resources
+``lava_dl``           any netx file: what lava-dl cannot load, widths of numbers; what lava-dl computes with a
+                      file of this package
 ``environment``       the checks of `doctor`
 ====================  ==========================================================================================
 

@@ -67,12 +67,7 @@ class Check:
 def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[Check, ...]:
     """Check the environment and return one result per part.
 
-    Parameters
-    ----------
-    lava_python
-        The interpreter that has Lava, see `lava_backend.LavaBackend`.
-    run_lava
-        Also run a small network in Lava, which takes seconds; implied by ``lava_python``.
+    ``run_lava``: also run a small network in Lava, in ``lava_python`` if given, which implies it; that takes seconds.
     """
     packages, is_wanted = tuple(map(_package, MODULES)), run_lava or lava_python is not None
     is_complete = all(check.state == "ok" for check in packages)

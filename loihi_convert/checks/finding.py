@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
-from loihi_convert.chip.targets import TARGETS
+from loihi_convert.chip.limits import TARGETS
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import layer_words

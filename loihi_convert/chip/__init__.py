@@ -1,9 +1,8 @@
 """Hardware facts about Loihi and Lava, and how many neurocores a network takes.
 
 =============  =================================================================================================
-``limits``     every number of Loihi and Lava, once, with its source
+``limits``     `TARGETS`: a line a target; every number of Loihi and Lava, once, with its source
 ``rules``      the integers that a chip and Lava's CPU models can hold
-``targets``    `TARGETS`: a line a target
 ``energy``     energy and time, from published constants of Loihi 1
 ``partition``  how a layer is divided among neurocores, their synaptic memory, and changes that save neurocores
 ``resources``  neurons, synapses and neurocores of a network

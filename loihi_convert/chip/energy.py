@@ -301,79 +301,63 @@ def estimate(
 
     Parameters
     ----------
-    timesteps
-        T.
     spikes, synaptic_operations
         Counts up to step T, mean over images, with those of the circuit.
     neuron_counts
         Number of neurons of each layer, without those of the circuit.
     input_synapses
         M_1: synapses of nonzero weight that the pixels of one image reach.
-    is_poisson
-        Whether pixels are Poisson spikes, not numbers.
-    relays, circuit
-        Shares of relays, and of the circuit of stock neurons, if that is what neurons are.
     """
-    neurons, steps = sum(neuron_counts), timesteps
-    sent, additions = (spikes, spikes), (synaptic_operations, synaptic_operations)
-    circuit_updates = circuit_joules = None
-    if circuit is not None:
-        neurons, steps = neurons + circuit.neurons, circuit.steps
-        sent = (spikes, spikes + circuit.further_spikes)
-        additions = (synaptic_operations, synaptic_operations + circuit.further_synaptic_operations)
-        circuit_updates = neurons * steps - sum(neuron_counts) * timesteps
-        circuit_joules = _joules(
-            (circuit.synaptic_operations, circuit.synaptic_operations + circuit.further_synaptic_operations),
-            circuit_updates,
-            (circuit.spikes, circuit.spikes + circuit.further_spikes),
-        )
-    updates = neurons * steps
-    reached = (additions[0], additions[1] + timesteps * input_synapses)
-    multiplications = (0, 0) if is_poisson else (input_synapses, timesteps * input_synapses)
-    input_additions = (0, timesteps * input_synapses if is_poisson else 0)
+    own = CircuitEvents(timesteps, 0, 0, 0.0, 0.0, 0.0) if circuit is None else circuit
+    neurons, pixel_additions = sum(neuron_counts) + own.neurons, timesteps * input_synapses
+    updates, relay_updates = neurons * own.steps, relays.neurons * own.steps
+    circuit_updates = updates - sum(neuron_counts) * timesteps
+    sent = (spikes, spikes + own.further_spikes)
+    additions = (synaptic_operations, synaptic_operations + own.further_synaptic_operations)
+    reached = (additions[0], additions[1] + pixel_additions)
     chips = math.ceil(neurons / (LOIHI1_CORES * LOIHI1_NEURONS_PER_CORE))
     cores = (LOIHI1_CORES * chips, math.ceil(neurons / LOIHI1_NEURONS_PER_CORE))
-
-    relay_updates = relays.neurons * steps
+    work = _total((SYNAPTIC_TIME, reached), (UPDATE_TIME, (updates, updates)), (SPIKE_TIME, sent))
+    low, high = (
+        seconds / count + step.value * (own.steps + len(neuron_counts))
+        for seconds, count, step in zip(work, cores, STEP_TIME, strict=True)
+    )
+    added = (additions[0] + updates, additions[1] + updates + (pixel_additions if is_poisson else 0))
+    multiplied = (0, 0) if is_poisson else (input_synapses, pixel_additions)
+    circuit_operations = (own.synaptic_operations, own.synaptic_operations + own.further_synaptic_operations)
     relay_joules = None
     if relays.spikes is not None and relays.synaptic_operations is not None:
-        operations = relays.synaptic_operations
-        relay_joules = _joules((operations, operations), relay_updates, (relays.spikes, relays.spikes))
-
-    def seconds(end: int) -> float:
-        synapse, update, spike = SYNAPTIC_TIME[end].value, UPDATE_TIME[end].value, SPIKE_TIME[end].value
-        work = synapse * reached[end] + update * updates + spike * sent[end]
-        return work / cores[end] + STEP_TIME[end].value * (steps + len(neuron_counts))
-
-    def arithmetic(end: int) -> float:
-        added = additions[end] + updates + input_additions[end]
-        return ADD_ENERGY[end].value * added + MULTIPLY_ENERGY[end].value * multiplications[end]
-
+        relay_joules = _joules((relays.synaptic_operations,) * 2, relay_updates, (relays.spikes,) * 2)
     return Estimate(
         timesteps=timesteps,
         synaptic_operations=synaptic_operations,
         membrane_updates=updates,
         spikes=spikes,
         loihi1_joules=_joules(reached, updates, sent),
-        loihi1_seconds=(seconds(0), seconds(1)),
-        arithmetic_joules=(arithmetic(0), arithmetic(1)),
+        loihi1_seconds=(low, high),
+        arithmetic_joules=_total((ADD_ENERGY, added), (MULTIPLY_ENERGY, multiplied)),
         relay_synaptic_operations=relays.synaptic_operations,
         relay_membrane_updates=relay_updates,
         relay_spikes=relays.spikes,
         relay_loihi1_joules=relay_joules,
-        circuit_membrane_updates=circuit_updates,
-        circuit_loihi1_joules=circuit_joules,
+        circuit_membrane_updates=None if circuit is None else circuit_updates,
+        circuit_loihi1_joules=None
+        if circuit is None
+        else _joules(circuit_operations, circuit_updates, (own.spikes, own.spikes + own.further_spikes)),
     )
 
 
 def _joules(synaptic_operations: Interval, updates: int, spikes: Interval) -> Interval:
     """Energy of these events on Loihi 1."""
-    low, high = (
-        synapse.value * operations + update.value * updates + spike.value * sent
-        for synapse, update, spike, operations, sent in zip(
-            SYNAPTIC_ENERGY, UPDATE_ENERGY, SPIKE_ENERGY, synaptic_operations, spikes, strict=True
-        )
-    )
+    return _total((SYNAPTIC_ENERGY, synaptic_operations), (UPDATE_ENERGY, (updates, updates)), (SPIKE_ENERGY, spikes))
+
+
+def _total(*events: tuple[tuple[Constant, Constant], Interval]) -> Interval:
+    """What events cost at both ends of the range: constants times counts."""
+    low = high = 0.0
+    for (least, most), (fewest, largest) in events:
+        low += least.value * fewest
+        high += most.value * largest
     return low, high
 
 

@@ -1,4 +1,4 @@
-"""All numbers of Loihi and of Lava's CPU models that this package relies on, with their sources.
+"""The targets of an export, and all numbers of Loihi and of Lava's CPU models that this package relies on.
 
 `tests/test_limits.py` fails if another file repeats one of their powers of two.
 
@@ -11,7 +11,10 @@ Units: membrane potentials, thresholds and biases are counted in *weight units*:
 
 from __future__ import annotations
 
-from typing import Final
+from collections.abc import Mapping
+from typing import Final, NamedTuple
+
+from loihi_convert.ground.choices import Target
 
 WEIGHT_LIMIT: Final = 127
 """Largest magnitude of an 8-bit signed synaptic weight in a symmetric range (Loihi: -128..127)."""
@@ -129,3 +132,19 @@ If a word has 96 bits, these are the brief's 192 KB."""
 
 AXONS_PER_CORE: Final = 16_000
 """Axons into a neurocore in the tables of Intel's compiler: 784 inputs are printed as 4.90 %."""
+
+
+class Platform(NamedTuple):
+    """A target in words, and whether soft reset needs the circuit of stock neurons there.
+
+    The potentials of that circuit (`ir.neuron_model`) wrap, and do not clip, and its layers satisfy `rules.CHIP_RULES`.
+    """
+
+    place: str
+    is_circuit: bool
+
+
+TARGETS: Final[Mapping[Target, Platform]] = {
+    "lava": Platform("Lava on a CPU", is_circuit=False),
+    "loihi2": Platform("Loihi 2", is_circuit=True),
+}

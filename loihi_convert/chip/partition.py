@@ -241,12 +241,12 @@ class Kernel:
         """Return the words for ``channels`` of its output channels, in one core."""
         per_group = self.channels // self.groups
         rows = self.taps * self.inputs * math.ceil(channels / per_group)
-        return rows * _ceil_div(5 * min(channels, per_group) + 48, 64)
+        return rows * math.ceil((5 * min(channels, per_group) + 48) / 64)
 
 
 def dense_words(neurons: int, inputs: int) -> int:
     """Return the words for ``neurons`` of a dense layer in one core, each with a synapse from each of ``inputs``."""
-    return inputs * _ceil_div(5 * neurons + 3, 16)
+    return inputs * math.ceil((5 * neurons + 3) / 16)
 
 
 def packed_dense_words(neurons: float, inputs: int) -> float:
@@ -255,15 +255,8 @@ def packed_dense_words(neurons: float, inputs: int) -> float:
 
 
 def circuit_words(neurons: int, *, has_reset: bool, has_bias: bool) -> int:
-    """Return the words that the stock circuit takes for ``neurons`` in one core.
-
-    ``has_reset``: each neuron inhibits itself; ``has_bias``: a source neuron reaches all of them.
-    """
+    """Return the words of the stock circuit in one core: each neuron inhibits itself, a bias source reaches all."""
     return has_reset * neurons * dense_words(1, 1) + has_bias * dense_words(neurons, 1)
-
-
-def _ceil_div(count: int, size: int) -> int:
-    return -(-count // size)
 
 
 CoreRange = tuple[int, int]
@@ -326,8 +319,6 @@ class Placed:
         (vertical, horizontal) window of the pooling; (1, 1) for none.
     unpooled
         The layer without the pooling: what it takes if its input is already small.
-    smaller
-        The layer with a kernel two taps smaller in each direction; None if it has none to give.
     """
 
     name: str
@@ -335,7 +326,6 @@ class Placed:
     own: int
     pool: tuple[int, int]
     unpooled: ConvLayer | DenseLayer
-    smaller: ConvLayer | None
 
 
 def span(cores: CoreRange) -> str:
@@ -372,9 +362,6 @@ def _changes(placed: Placed, before: Placed | None, *, is_last: bool) -> Iterato
                 layer=name, change=f"{placed.own - count} {what} instead of {placed.own}", before=cores, after=after
             )
             break
-    if placed.smaller is not None:
-        change = "a kernel two taps smaller" + (" after the pooling" if placed.pool != (1, 1) else "")
-        yield Saving(layer=name, change=change, before=cores, after=cores_of(placed.smaller))
     if placed.pool == (1, 1) or before is None or not isinstance(before.layer, ConvLayer):
         return
     both = cores_of(before.layer, placed.layer)

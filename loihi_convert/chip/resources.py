@@ -221,28 +221,27 @@ def resources(
     chips
         Number of Loihi 2 chips available.
     """
-    recurrent, last = recurrent or {}, has_output_neurons
+    recurrent = recurrent or {}
     relays, silent = (given or [None] * len(synapses) for given in (relays, silent))
     shapes = [input_shape]
     for _, synapse in synapses:
         shapes.append(synapse.output_shape(shapes[-1]))
-    leaving = [synapse.fan_out(shape) for (_, synapse), shape in zip(synapses[1:], shapes[1:], strict=False)]
-    leaving.append(np.zeros(shapes[-1], np.int64))
-    placed = [
-        _placed(name, synapse, shape, recurrent.get(name), relay_of, has_circuit, index < len(synapses) - 1 or last)
-        for index, ((name, synapse), shape, relay_of) in enumerate(zip(synapses, shapes, relays, strict=False))
-    ]
-    layers = tuple(
-        _layer_resources(where, synapse, shape, after, recurrent.get(where.name), never_fires)
-        for where, (_, synapse), shape, after, never_fires in zip(
-            placed, synapses, shapes, leaving, silent, strict=False
-        )
-    )
-    with_bias = [index for index, (_, synapse) in enumerate(synapses) if has_circuit and synapse.bias is not None]
+    placed, layers, source_cores = list[Placed](), list[LayerResources](), 0
+    for index, ((name, synapse), shape, relay_of, never_fires) in enumerate(
+        zip(synapses, shapes, relays, silent, strict=False)
+    ):
+        is_last, own = index == len(synapses) - 1, recurrent.get(name)
+        circuit = (has_circuit and (has_output_neurons or not is_last), has_circuit and synapse.bias is not None)
+        output_shape = shapes[index + 1]
+        leaving = np.zeros(output_shape, np.int64) if is_last else synapses[index + 1][1].fan_out(output_shape)
+        placed.append(_placed(name, synapse, shape, own, relay_of, circuit))
+        layers.append(_layer_resources(placed[-1], synapse, shape, leaving, own, never_fires))
+        if circuit[1]:
+            source_cores = index
     channels, height, width = (*input_shape, 1, 1)[:3]
     # Pixels have no synapses.
     pixels, _ = ConvLayer(width, height, Kernel(0, 0, channels)).partitions()
-    return Chips(layers, chips, has_circuit, max(with_bias, default=0), tuple(placed), pixels.cores)
+    return Chips(tuple(layers), chips, has_circuit, source_cores, tuple(placed), pixels.cores)
 
 
 def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: bool = False, chips: int = 1) -> Chips:
@@ -337,28 +336,25 @@ def _placed(
     input_shape: Shape,
     recurrent: Dense | None,
     relay_of: Array | None,
-    has_circuit: bool,
-    resets: bool,
+    circuit: tuple[bool, bool],
 ) -> Placed:
-    """Return the geometry of a layer."""
+    """Return the geometry of a layer; ``circuit``: its ``has_reset`` and ``has_bias``, as in `circuit_words`."""
     own = synapse.channels - relay_count(relay_of)
-    has_reset, has_bias = has_circuit and resets, has_circuit and synapse.bias is not None
     if isinstance(synapse, Dense):
         inputs, pooled = (math.prod(shape) for shape in (input_shape, pooled_shape(input_shape, synapse.pool)))
         extra = 0 if recurrent is None else synapse.channels
-        dense = DenseLayer(synapse.channels, inputs + extra, has_reset, has_bias)
-        unpooled = DenseLayer(synapse.channels, pooled + extra, has_reset, has_bias)
-        return Placed(name, dense, own, synapse.pool, unpooled, None)
+        dense = DenseLayer(synapse.channels, inputs + extra, *circuit)
+        unpooled = DenseLayer(synapse.channels, pooled + extra, *circuit)
+        return Placed(name, dense, own, synapse.pool, unpooled)
     _, height, width = synapse.output_shape(input_shape)
 
-    def conv(size: tuple[int, ...], pool: tuple[int, int]) -> ConvLayer:
+    def conv(pool: tuple[int, int]) -> ConvLayer:
+        size = synapse.weight.shape[2:]
         spans = [(d * (k - 1) + 1) * p for d, k, p in zip(synapse.dilation, size, pool, strict=True)]
         kernel = Kernel(math.prod(spans), synapse.weight.shape[1], synapse.channels, synapse.groups)
-        return ConvLayer(width, height, kernel, has_reset, has_bias)
+        return ConvLayer(width, height, kernel, *circuit)
 
-    size = synapse.weight.shape[2:]
-    smaller = conv(tuple(max(1, extent - 2) for extent in size), synapse.pool) if max(size) > 2 else None
-    return Placed(name, conv(size, synapse.pool), own, synapse.pool, conv(size, (1, 1)), smaller)
+    return Placed(name, conv(synapse.pool), own, synapse.pool, conv((1, 1)))
 
 
 def _layer_resources(

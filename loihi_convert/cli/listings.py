@@ -23,7 +23,7 @@ from loihi_convert.ground.ready_made import REPOSITORY_FOLDER, NamedModel, file_
 
 if TYPE_CHECKING:
     from loihi_convert.checks.environment import Check
-    from loihi_convert.data.fetch import DataState
+    from loihi_convert.data.benchmarks import DataState
     from loihi_convert.report.table import Table
 
 
@@ -171,8 +171,7 @@ def data(
         Data sets to download: mnist, fashion-mnist, cifar10. Default: list all data sets.
     """
     from loihi_convert.data import DATASETS, default_root
-    from loihi_convert.data.benchmarks import require_dataset
-    from loihi_convert.data.fetch import fetch, state
+    from loihi_convert.data.benchmarks import fetch, require_dataset, state
 
     root = images.data_root or default_root()
     for name in names or ():

@@ -85,7 +85,7 @@ def sweep(
     texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
     grid = read_grid(files, {key: texts[name] for key, name in KEYS.items() if name in texts}, trust=trust)
     from loihi_convert.batch.computation import Store, compute_missing, missing
-    from loihi_convert.batch.grid import part_of, planned_cells, varied
+    from loihi_convert.batch.conversion import part_of, planned_cells, varied
     from loihi_convert.batch.results import (
         CSV_NAME,
         PAGE_NAME,

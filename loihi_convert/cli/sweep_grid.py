@@ -18,7 +18,7 @@ from loihi_convert.ground.choices import DatasetName, SweepSplit
 from loihi_convert.ground.options import Flag, Option, names_of, one_choice, options_of
 
 if TYPE_CHECKING:
-    from loihi_convert.batch.grid import Grid
+    from loihi_convert.batch.conversion import Grid
     from loihi_convert.pipeline.options import NetworkFile
 
 
@@ -66,7 +66,7 @@ def read_grid(files: list[Path], flags: Mapping[str, str], *, trust: bool = Fals
     InputError
         If the file cannot be read.
     """
-    from loihi_convert.batch.grid import Grid
+    from loihi_convert.batch.conversion import Grid
     from loihi_convert.batch.setting import ImageChoice
 
     file = next((path for path in files if path.suffix == ".toml"), None)

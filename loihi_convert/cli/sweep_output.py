@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from loihi_convert.batch.computation import Store, duration, estimated_seconds, missing
-from loihi_convert.batch.grid import SECONDS_PER_WORK, PlannedCell
+from loihi_convert.batch.conversion import SECONDS_PER_WORK, PlannedCell
 from loihi_convert.batch.results import (
     CSV_NAME,
     PAGE_NAME,
@@ -77,7 +77,7 @@ def say_dry_run(
     cells, every
         The cells of this command, and of the whole grid.
     names
-        The options to show, `grid.varied`.
+        The options to show, `conversion.varied`.
     workers
         Number of processes; 0 and 1: one.
     """

@@ -20,7 +20,6 @@ from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.stored_states import (
     as_safetensors,
     described,
-    is_quantized,
     read_file,
     signature,
     states_in,
@@ -116,7 +115,7 @@ class Checkpoint:
 
     @property
     def weight_bits(self) -> int | None:
-        """The bits to which its weights were rounded in training (`few_bits`); None if they were not."""
+        """The bits to which its weights were rounded in training (`models.RoundedWeights`); None if they were not."""
         found = self.recipe.get("weight_bits")
         return found if isinstance(found, int) else None
 
@@ -194,7 +193,7 @@ def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
     states = states_in(content)
     if not states:
         raise CheckpointError(
-            f"holds {'a quantized CNN' if is_quantized(content) else described(content)}",
+            f"holds {described(content)}",
             where=path,
             expected="must contain a state dict of floats, at the top level or in a dict",
             hint="Write it with torch.save(model.state_dict(), path), before any quantization.",

@@ -1,10 +1,14 @@
-"""What is trained: a built-in architecture, or the user's own CNN, with the weights that the training begins with."""
+"""What is trained: a built-in architecture, or the user's own CNN, with the weights that the training begins with.
+
+Also what a CNN takes and returns: its inputs from pixels, and class scores from its outputs.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -13,10 +17,9 @@ from pydantic import JsonValue
 from torch import Tensor, nn
 from torch.nn import functional
 
-from loihi_convert.cnn import checkpoint, class_scores
+from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint
-from loihi_convert.cnn.few_bits import rounded_state
-from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.models import build_model, rounded_state
 from loihi_convert.cnn.qcfs import set_thresholds
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import DataError, UsageError
@@ -79,7 +82,7 @@ class Design:
             lambda module, images: inputs_of(images[0], self.normalization, self.image_shape)
         )
         network.register_forward_hook(
-            lambda module, images, returned: scores_before_ending(class_scores.scores_of(returned), self.ending)
+            lambda module, images, returned: scores_before_ending(scores_of(returned), self.ending)
         )
         return network
 
@@ -283,3 +286,26 @@ def teachers_loss(scores: Tensor, taught: Tensor, of_labels: Tensor) -> Tensor:
     found, wanted = (functional.log_softmax(each / TEMPERATURE, 1) for each in both)
     divergence = functional.kl_div(found, wanted, reduction="batchmean", log_target=True) * TEMPERATURE**2
     return (1 - TEACHER_SHARE) * of_labels + TEACHER_SHARE * divergence
+
+
+def scores_of(returned: Any) -> Any:
+    """Return the class scores in a mapping, dataclass or sequence, see `scores_name`; anything else as it is."""
+    name = scores_name(returned)
+    return returned if name is None else _entries(returned)[name]
+
+
+def scores_name(returned: Any) -> str | int | None:
+    """Return the key of the class scores: the only entry that is not None, or ``logits``; None if there is none."""
+    entries = _entries(returned)
+    name = next(iter(entries)) if len(entries) == 1 else "logits"
+    return name if isinstance(entries.get(name), Tensor) else None
+
+
+def _entries(returned: Any) -> dict[str | int, Any]:
+    if dataclasses.is_dataclass(returned) and not isinstance(returned, type | Mapping):
+        returned = {entry.name: getattr(returned, entry.name) for entry in dataclasses.fields(returned)}
+    if isinstance(returned, list | tuple):
+        # A named tuple has names.
+        returned = returned._asdict() if hasattr(returned, "_asdict") else dict(enumerate(returned))
+    entries = returned.items() if isinstance(returned, Mapping) else ()
+    return {name: value for name, value in entries if value is not None}

@@ -335,10 +335,7 @@ class SpikingCnn:
                 setattr(model.get_submodule(parent), last, SpikingQcfs(module, self))
 
     def __call__(self, inputs: Tensor, tensors: Mapping[str, Tensor]) -> Tensor:
-        """Run T steps on ``inputs`` ``(N, C, H, W)``; return the mean output over steps, float32 ``(N, classes)``.
-
-        ``tensors`` replace the parameters of the same names.
-        """
+        """Return the mean output over T steps, float32 ``(N, classes)``; ``tensors`` replace parameters by name."""
         self.images = len(inputs)
         outputs: Tensor = torch.func.functional_call(self._model, dict(tensors), (inputs,))
         return outputs.reshape(-1, len(inputs), *outputs.shape[1:]).float().mean(0)

@@ -45,16 +45,9 @@ _DEEPEST: Final = 3
 _DEEPEST_MODULE: Final = 16
 
 _OTHER_KINDS: Final[Mapping[FileKind, str]] = {
-    "onnx": "an ONNX file, not a checkpoint",
-    "hdf5": "an HDF5 file from netx or Keras, not from PyTorch",
     "pickle": "a pickle: torch's format before 1.6, or from another tool; it was not opened",
-    "gzip": "compressed with gzip",
-    "tar": "a tar archive",
     "git-lfs": "a Git LFS pointer, not the file (git lfs pull)",
     "html": "a web page, not the file it links to",
-    "text": "a text file",
-    "empty": "empty",
-    "unknown": "not a zip, pickle or safetensors file",
 }
 
 _STORAGES: Final = {
@@ -95,7 +88,7 @@ def read_file(path: Path) -> object:
         return read_safetensors(path)
     hint = "If torch.save wrote it: torch.save(torch.load(path, weights_only=True), 'new.pt')."
     raise CheckpointError(
-        _OTHER_KINDS[kind],
+        _OTHER_KINDS.get(kind, f"a file of another type: {kind}"),
         where=path,
         expected="must be a file of torch.save or safetensors",
         hint=hint if kind == "pickle" else "",
@@ -136,13 +129,6 @@ def _module_state(module: Skipped, prefix: str = "") -> Iterator[tuple[str, obje
                 # In a forged file a module may hold itself.
                 if isinstance(inner, Skipped) and prefix.count(".") < _DEEPEST_MODULE:
                     yield from _module_state(inner, f"{prefix}{name}.")
-
-
-def is_quantized(content: object) -> bool:
-    """Return whether ``content`` has integers of ``torch.ao.quantization``, with a scale and a ``zero_point``."""
-    return isinstance(content, dict) and any(
-        str(name).endswith("zero_point") or is_quantized(item) for name, item in content.items()
-    )
 
 
 def described(content: object) -> str:

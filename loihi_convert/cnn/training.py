@@ -102,20 +102,12 @@ def train_design(
 
     Parameters
     ----------
-    design
-        The network.
-    splits
-        It is trained on ``train``; ``validation`` is evaluated after each epoch.
-    recipe
-        Hyperparameters.
     options
         The seed, the device, what a file stores, and whether test images are evaluated, once, at the end.
     output
         ``.pt`` or ``.safetensors``; replaced if it exists. None: nothing is written.
     resume
         Continue from ``<output>.resume.pt``, left by an interrupted run of the same training.
-    progress
-        Called after each batch with the number of batches done and in total.
     on_epoch
         Called after each epoch with its number, from 1, and the validation accuracy in 0..1.
     """
@@ -123,29 +115,32 @@ def train_design(
         checkpoint.require_suffix(output)
         require_writable(output)
     _require_sense(design, splits, recipe, options)
-    if not options.test:
-        splits = replace(splits, test=splits.test[:0])
+    splits = splits if options.test else replace(splits, test=splits.test[:0])
     training = Training(design, splits, recipe, options.seed, chosen_device(options.device))
-    identity = {} if output is None else _identity(design, splits, recipe, options.seed)
+    identity = _identity(design, splits, recipe, options.seed)
     unfinished = None if output is None else resume_path(output)
+
+    def keep() -> None:
+        if unfinished is not None:
+            write_pt({**identity, **training.state()}, unfinished)
+
     with torch_threads(training.threads):
         if unfinished is not None and resume:
             _restore(training, identity, unfinished)
-        elif unfinished is not None:
-            write_pt({**identity, **training.state()}, unfinished)
+        else:
+            keep()
         stored = training.epoch
         try:
             while not training.is_finished:
                 validation_accuracy = training.run_epoch(progress)
                 checkpoint.require_finite(training.average, output or Path("the CNN"))
-                if unfinished is not None:
-                    write_pt({**identity, **training.state()}, unfinished)
+                keep()
                 stored = training.epoch
                 if on_epoch is not None:
                     on_epoch(training.epoch, validation_accuracy)
         except Exception:
+            # It would fail again.
             if unfinished is not None and not stored:
-                # It would fail again.
                 unfinished.unlink(missing_ok=True)
             raise
         trained = training.trained(options.store)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from loihi_convert.cnn.class_scores import scores_of
+from loihi_convert.cnn.design import scores_of
 from loihi_convert.cnn.qcfs import Qcfs, covering_thresholds
 from loihi_convert.errors import UnsupportedModelError, UsageError
 

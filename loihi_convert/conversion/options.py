@@ -9,7 +9,7 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from loihi_convert.chip import limits
-from loihi_convert.chip.targets import TARGETS
+from loihi_convert.chip.limits import TARGETS
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import (
     MAX_SEED,

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, default_root, load_benchmark
-from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
+from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, StoredImages, split_for_training
 from loihi_convert.data.in_memory import as_dataset, as_images, as_input_shape, as_labels
 from loihi_convert.data.own_images import NPZ_HINT, load_image_folder, load_npz, require_class_folders
-from loihi_convert.data.stored_images import StoredImages
 from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.choices import ClassMap
@@ -54,10 +53,9 @@ def load_data(
     class_map
         The class of each class folder; default: as in `own_images.classes_of_folders`.
     input_shape
-        Input shape of the network, if known: if it is ``(C, H, W)`` or, for signals, ``(C, L)``, images of another
-        shape are refused.
+        ``(C, H, W)`` of the network or, for signals, ``(C, L)``, if known: images of another shape are refused.
     at_once
-        Whether to read all images now; if not, many own images may be `StoredImages`, which take the place of arrays.
+        Whether to read all images now; if not, many own images may be `StoredImages`.
 
     Raises
     ------
@@ -67,8 +65,8 @@ def load_data(
         If a file is missing or damaged, or the images cannot be used.
     """
     if not isinstance(data, str | Path):
-        found = f"found an object of type {type(data).__name__}"
-        raise UsageError(found, where="data", expected="must be the name of a data set, or a path")
+        found, expected = f"found an object of type {type(data).__name__}", "must be the name of a data set, or a path"
+        raise UsageError(found, where="data", expected=expected)
     shape = as_input_shape(input_shape) if input_shape and len(input_shape) in (2, 3) else None
     path = Path(data)
     is_benchmark = isinstance(data, str) and data in DATASETS
@@ -76,18 +74,16 @@ def load_data(
         return load_image_folder(path, classes, class_map=class_map, input_shape=shape, at_once=at_once)
     require_class_folders(data, class_map)
     if is_benchmark:
-        found = DESCRIPTIONS[str(data)].input_shape
-        if shape not in (None, found):
+        if shape not in (None, own_shape := DESCRIPTIONS[str(data)].input_shape):
             expected = f"must be images of {shape}, which the network takes"
-            raise DataError(f"found {data}, images of {found}", where="data", expected=expected)
+            raise DataError(f"found {data}, images of {own_shape}", where="data", expected=expected)
         return load_benchmark(str(data), None if root is None else Path(root))
     if path.suffix.lower() == ".npz" and path.is_file():
         return load_npz(path, classes, input_shape=shape)
-    own = "a folder of images or an .npz file"
-    if path.exists():
-        raise DataError("found a file of another type", where=path, expected=f"must be {own}", hint=NPZ_HINT)
-    if path.suffix or str(data) != path.name:
-        raise DataError("no such file or folder", where=path, expected=f"must be {own}")
+    own, exists = "a folder of images or an .npz file", path.exists()
+    if exists or path.suffix or str(data) != path.name:
+        found = "found a file of another type" if exists else "no such file or folder"
+        raise DataError(found, where=path, expected=f"must be {own}", hint=NPZ_HINT if exists else "")
     raise UsageError(
         f"found {str(data)!r}",
         where="data",

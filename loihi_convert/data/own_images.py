@@ -18,9 +18,17 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from loihi_convert.data.benchmarks import DATASETS
-from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape, in_turns, is_in_class_order
+from loihi_convert.data.dataset import (
+    Dataset,
+    DataSplits,
+    StoredImages,
+    dtype_and_shape,
+    in_turns,
+    is_in_class_order,
+    is_large,
+    stacked,
+)
 from loihi_convert.data.in_memory import are_rounded, as_images, as_labels, as_targets
-from loihi_convert.data.stored_images import StoredImages, is_large, stacked
 from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
 from loihi_convert.ground.choices import ClassMap
 from loihi_convert.ground.files import asked, cannot_read
@@ -77,7 +85,7 @@ def load_image_folder(
     input_shape
         ``(C, H, W)`` of the network, if known: other sizes, and colours for a grey network, are refused.
     at_once
-        Whether to read all images now; if not, more than `stored_images.LARGE_BYTES` are read when they are used.
+        Whether to read all images now; if not, more than `dataset.LARGE_BYTES` are read when they are used.
     """
     entries = _listed(folder)
     inside = {each.name: _listed(each) for each in entries if asked(each, Path.is_dir, DataError)}

@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.chip import limits, rules
-from loihi_convert.chip.targets import TARGETS
+from loihi_convert.chip.limits import TARGETS
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
 from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target

@@ -10,27 +10,24 @@ from pathlib import Path
 from typing import Final, get_args
 
 from loihi_convert import external, netx
-from loihi_convert.checks.activity import (
-    ACTIVITY_RULES,
-    CNN_ACTIVITY_RULES,
-    NETWORK_ACTIVITY_RULES,
-    cnn_activity,
-    network_activity,
-)
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
-from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_findings
+from loihi_convert.checks.lava_dl import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES, LavaDl, lava_dl, lava_dl_findings
 from loihi_convert.checks.network_rules import (
+    ACTIVITY_RULES,
     CIRCUIT_RULES,
+    CNN_ACTIVITY_RULES,
     LAYER_RULES,
     MEMORY_RULES,
+    NETWORK_ACTIVITY_RULES,
     NETWORK_RULES,
     NEUROCORE_RULES,
     NetworkRun,
+    cnn_activity,
     layer_runs,
+    network_activity,
 )
-from loihi_convert.checks.stock_rules import FILE_RULES, STOCK_LIF_RULES, STOCK_RULES
+from loihi_convert.chip.limits import TARGETS
 from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
-from loihi_convert.chip.targets import TARGETS
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Target

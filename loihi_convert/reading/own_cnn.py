@@ -15,7 +15,6 @@ from torch.nn.parameter import is_lazy
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import BATCH_COUNTER, Checkpoint, require_finite
-from loihi_convert.cnn.class_scores import scores_of
 from loihi_convert.cnn.design import (
     FIRST_IMAGES,
     Design,
@@ -25,6 +24,7 @@ from loihi_convert.cnn.design import (
     pixels,
     record_of,
     require_classes,
+    scores_of,
 )
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits

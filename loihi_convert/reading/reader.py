@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from loihi_convert.cnn.class_scores import scores_name, scores_of
+from loihi_convert.cnn.design import scores_name, scores_of
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.reading.computing import COMPUTING, require_two_alike

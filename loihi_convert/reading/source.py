@@ -29,9 +29,8 @@ import torch
 from torch import nn
 
 from loihi_convert.cnn.checkpoint import SUFFIXES, Checkpoint, digest, load_if_ours, load_model, load_states
-from loihi_convert.cnn.class_scores import scores_of
-from loihi_convert.cnn.design import inputs_of, pixels
-from loihi_convert.cnn.few_bits import rounded_state
+from loihi_convert.cnn.design import inputs_of, pixels, scores_of
+from loihi_convert.cnn.models import rounded_state
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import LoihiConvertError, UnsupportedModelError, UsageError, one_of

@@ -24,7 +24,7 @@ from torch import Tensor, fx, nn
 from torch._ops import OpOverload
 from torch.nn.parameter import is_lazy
 
-from loihi_convert.cnn.class_scores import scores_of
+from loihi_convert.cnn.design import scores_of
 from loihi_convert.errors import (
     InputError,
     UnsupportedModelError,
