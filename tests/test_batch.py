@@ -27,7 +27,7 @@ from loihi_convert.batch.computation import (
 )
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
 from loihi_convert.ground.devices import torch_threads
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 
 CELL = Numbered(0, package="1.0")
 RESULT = Number(value=1)

@@ -27,7 +27,7 @@ from torch import nn
 
 from loihi_convert import cli, netx
 from loihi_convert.backends import result
-from loihi_convert.cli.inputs import DataRequest
+from loihi_convert.cli.options import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data

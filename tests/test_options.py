@@ -18,7 +18,7 @@ import loihi_convert as lc
 from loihi_convert import cli
 from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.cli.options import BoardOptions, CnnOptions
-from loihi_convert.cli.sweep_grid import AXES, read_grid
+from loihi_convert.cli.sweep import AXES, read_grid
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.options import Flag, declared, names_of, options_of

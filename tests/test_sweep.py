@@ -44,7 +44,7 @@ from loihi_convert.batch.conversion import (
 )
 from loihi_convert.batch.results import COSTS, Found, cost, front, quality
 from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice
-from loihi_convert.cli.sweep_grid import AXES, KEYS, read_grid
+from loihi_convert.cli.sweep import AXES, KEYS, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions

@@ -26,8 +26,8 @@ from loihi_convert.errors import InputError, LoihiConvertError, RangeError, Unsu
 from loihi_convert.ground.dependencies import installed_version
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.files import make_folder, write_atomically
+from loihi_convert.ground.options import Record
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ground.records import Record
 
 if TYPE_CHECKING:
     from loihi_convert.batch.clusters import DaskWorkers

@@ -25,7 +25,7 @@ from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.arrays import Array, arrays_digest
 from loihi_convert.ground.files import sha256
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval
 from loihi_convert.metrics.evaluation import evaluate_images, mean_errors
 from loihi_convert.metrics.own_accuracy import own_accuracy

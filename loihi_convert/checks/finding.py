@@ -7,7 +7,7 @@ from typing import Final, Generic, Literal, NamedTuple, TypeVar
 
 from loihi_convert.chip.limits import TARGETS
 from loihi_convert.ground.choices import Target
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ir.network import layer_words
 
 Severity = Literal["error", "warning", "note"]

@@ -18,7 +18,7 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.errors import InputError, low_to_high, one_of
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Target
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ir.network import classes_of
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork

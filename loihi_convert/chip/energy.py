@@ -32,7 +32,7 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval
 
 

@@ -54,7 +54,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple
 
 from loihi_convert.chip import limits
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ir.network import layer_words
 
 Limit = Literal["neurons", "tile width", "synaptic memory", "axons"]

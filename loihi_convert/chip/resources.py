@@ -42,7 +42,7 @@ from loihi_convert.chip.partition import (
     without_channels,
 )
 from loihi_convert.ground.arrays import Array, Shape
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ir.graded import with_constant_channel
 from loihi_convert.ir.network import ReluNetwork, relay_count
 from loihi_convert.ir.quantized import QuantizedNetwork

@@ -11,8 +11,7 @@ import typer
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_json, say_tables
-from loihi_convert.cli.inputs import DataRequest, first_images, recorded_data, validation_images
-from loihi_convert.cli.options import CnnOptions, flags_of
+from loihi_convert.cli.options import CnnOptions, DataRequest, first_images, flags_of, recorded_data, validation_images
 from loihi_convert.errors import InputError, UsageError, first_few, rendered
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.options import Flag

@@ -24,8 +24,17 @@ from loihi_convert.cli.console import (
     say_tables,
     told_once,
 )
-from loihi_convert.cli.inputs import DataRequest, is_netx, network_file, require_cnn, validation_images
-from loihi_convert.cli.options import DATA, CnnOptions, flags_of, option_words
+from loihi_convert.cli.options import (
+    DATA,
+    CnnOptions,
+    DataRequest,
+    flags_of,
+    is_netx,
+    network_file,
+    option_words,
+    require_cnn,
+    validation_images,
+)
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
 from loihi_convert.errors import UsageError, with_flags
 from loihi_convert.ground.choices import DatasetName, FileFormat, SpikeKind

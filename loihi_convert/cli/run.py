@@ -16,8 +16,7 @@ from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.golden import show_run_plan
-from loihi_convert.cli.inputs import NETX, DataRequest, first_images, require_netx
-from loihi_convert.cli.options import BoardOptions, CnnOptions
+from loihi_convert.cli.options import NETX, BoardOptions, CnnOptions, DataRequest, first_images, require_netx
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.dependencies import other_interpreter

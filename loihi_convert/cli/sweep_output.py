@@ -26,7 +26,7 @@ from loihi_convert.batch.results import (
 from loihi_convert.batch.setting import ConversionSetting
 from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_json
 from loihi_convert.cli.options import option_words
-from loihi_convert.cli.sweep_grid import AXES
+from loihi_convert.cli.sweep import AXES
 
 ROWS: Final = 14
 """Most rows of the front on the terminal."""

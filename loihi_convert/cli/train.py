@@ -14,8 +14,7 @@ import typer
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json
-from loihi_convert.cli.inputs import DataRequest, require_cnn
-from loihi_convert.cli.options import DATA, CnnOptions, option_words
+from loihi_convert.cli.options import DATA, CnnOptions, DataRequest, option_words, require_cnn
 from loihi_convert.cnn.recipe import TrainOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.options import Flag

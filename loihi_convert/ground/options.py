@@ -282,3 +282,9 @@ def _usage_error(error: ValidationError, options: Mapping[str, Option]) -> Usage
     option = options[str(first["loc"][0])]
     hint = did_you_mean(str(first["input"]), option.choices)
     return UsageError(f"found {first['input']!r}", where=option.name, expected=option.expected, hint=hint)
+
+
+class Record(BaseModel):
+    """Figures as stored in ``result.json``: known fields only, finite numbers, immutable."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)

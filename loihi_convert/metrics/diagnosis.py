@@ -24,8 +24,8 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.arrays import Array, signed_bits
 from loihi_convert.ground.choices import Readout, Reset
+from loihi_convert.ground.options import Record
 from loihi_convert.ground.progress import Progress, no_progress
-from loihi_convert.ground.records import Record
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, only_relays, own_channels
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.evaluation import same_class_notes

@@ -27,7 +27,7 @@ from loihi_convert.data.dataset import HeldOutSplit
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import TOLERANCE_POINTS
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval, wilson_interval
 from loihi_convert.ir.network import classes_of
 from loihi_convert.metrics.work import CircuitWork

@@ -24,7 +24,7 @@ from loihi_convert.errors import DataError, escape_control
 from loihi_convert.external import AnyNetwork
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import POOR_CNN, Interval, constant_accuracy, wilson_interval
 from loihi_convert.ir.graded import OUT_OF_RANGE, GradedNetwork
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of

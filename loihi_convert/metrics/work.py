@@ -41,7 +41,7 @@ from loihi_convert.chip.energy import CircuitEvents
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.readers import CubaLayer
 from loihi_convert.ground.arrays import Array, Shape
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ir.graded import GradedLayer
 from loihi_convert.ir.network import ReluNetwork, relay_count, without_relays
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork

@@ -30,7 +30,7 @@ from loihi_convert.ground.arrays import Array, arrays_digest
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.files import sha256
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork

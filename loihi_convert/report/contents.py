@@ -16,7 +16,7 @@ import numpy as np
 from loihi_convert import external, netx
 from loihi_convert.errors import InputError, NetxError, escape_control
 from loihi_convert.ground.arrays import Array, Pair
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.network import relay_count
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork

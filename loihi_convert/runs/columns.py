@@ -22,7 +22,7 @@ from loihi_convert.errors import InputError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.readers import CubaLayer
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval
 from loihi_convert.ir.graded import GradedLayer
 from loihi_convert.ir.quantized import QuantizedLayer

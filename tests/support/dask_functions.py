@@ -15,7 +15,7 @@ import numpy as np
 
 from loihi_convert.batch.computation import Computation
 from loihi_convert.errors import DataError, RangeError
-from loihi_convert.ground.records import Record
+from loihi_convert.ground.options import Record
 
 
 class Number(Record):
