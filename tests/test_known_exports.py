@@ -53,7 +53,9 @@ EXPORTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "poisson": ({"method": "percentile", "input_coding": "poisson"}, {}),
     "spikes": ({"method": "percentile", "readout": "spikes"}, {}),
 }
-MASKED = re.compile(r"seconds|version|path|folder|file|sha256|digest|command|threads|per_second|time$|machine|byte")
+MASKED = re.compile(
+    r"seconds|version|path|folder|file|sha256|digest|command|threads|per_second|time$|machine|byte|platform"
+)
 
 
 def images(*shape: int) -> np.ndarray[Any, Any]:

@@ -10,6 +10,7 @@ from support.lowering import LINEAR, Case, assert_equals_module, bare, of, same
 from support.modules import Of
 from torch import Tensor, nn
 
+from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.lowering import to_relu_network
 
 
@@ -56,3 +57,10 @@ def test_the_time_is_linear_in_the_layers() -> None:
         return min(seconds(nn.Sequential(*layers, nn.Flatten(), LINEAR(2)), (1, 2, 2)) for _ in range(2))
 
     assert chain(1000) < 8 * chain(250)
+
+
+def test_too_many_operations_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("loihi_convert.reading.reader.MOST_NODES", 20)
+    layers = [layer for _ in range(20) for layer in (nn.Conv2d(1, 1, 1), nn.ReLU())]
+    with pytest.raises(UnsupportedModelError, match="smaller networks"):
+        to_relu_network(nn.Sequential(*layers, nn.Flatten(), nn.Linear(4, 2)), (1, 2, 2))

@@ -26,9 +26,10 @@ from loihi_convert.cnn.design import (
     require_classes,
     scores_of,
 )
+from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
-from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError, first_few
+from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError, first_few, first_line
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import class_count
 from loihi_convert.lowering import lowered
@@ -202,6 +203,8 @@ def design_of(
     network = lowered(cnn, splits.input_shape, normalization).network
     if timesteps is not None:
         _require_spiking(cnn, splits)
+        two = pixels(splits.train.images[:2])
+        _require_results_used(cnn, inputs_of(two, normalization, image_shape))
 
     def build() -> nn.Module:
         model = made().float()
@@ -292,6 +295,31 @@ def _require_spiking(cnn: nn.Module, splits: DataSplits) -> None:
                 expected="needs QCFS activations with linear layers between them, and no skip from the image",
             )
         per_step.append(True in before or isinstance(node.operation, Relu))
+
+
+def _require_results_used(cnn: nn.Module, images: Tensor) -> None:
+    """Raise a `UsageError` if the forward goes on with the input of an in-place ReLU; it turns ``cnn`` into spikes.
+
+    `WithQcfs` fills that input with NaN, as spikes of several steps do not fit into it.
+    """
+    found: list[bool] = []
+    spiking = SpikingCnn(cnn, 2)
+    for module in cnn.modules():
+        if isinstance(module, SpikingQcfs):
+            module.register_forward_pre_hook(lambda _, given: found.append(bool(given[0].isfinite().all())))
+    try:
+        with torch.no_grad():
+            found.append(bool(spiking(images, {}).isfinite().all()))
+        reason = "" if all(found) else "uses the input of an in-place ReLU after it"
+    except RuntimeError as error:
+        reason = f"fails on spikes of two steps ({first_line(error)})"
+    if reason:
+        raise UsageError(
+            f"found a forward that {reason}",
+            where="timesteps",
+            expected="needs one that uses what its in-place ReLUs return, and takes any number of images",
+            hint="Write h = relu(h), or train it without `timesteps`.",
+        )
 
 
 _SHOWN: Final = 8

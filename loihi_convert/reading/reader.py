@@ -78,6 +78,9 @@ from loihi_convert.reading.values import (
     places,
 )
 
+MOST_NODES: Final = 100_000
+"""Most operations of a model: each takes some memory."""
+
 _MOST_RUNS: Final = 64
 """Most runs of channels that are joined as such."""
 
@@ -273,6 +276,8 @@ class Reader:
                 if call.obstacle is not None:
                     raise call.obstacle
                 result = leaves(self._read(call, taken))
+                if len(self.nodes) > MOST_NODES:
+                    refuse(f"is operation {MOST_NODES:,}", supported="smaller networks")
         except UnsupportedModelError as obstacle:
             self._lose(call, taken, lost, obstacle)
             return

@@ -9,6 +9,7 @@ import ast
 import contextlib
 import copy
 import importlib
+import io
 import linecache
 import re
 import sys
@@ -356,11 +357,14 @@ def shape_taken(model: nn.Module, input_shape: Shape) -> Shape:
 def _outputs(model: nn.Module, shapes: Sequence[Shape], count: int) -> tuple[dict[Shape, Any], list[Exception]]:
     """The outputs of ``model`` for ``count`` images, by the shapes in which it accepts them, and its other errors."""
     images = _random_like(torch.zeros(count, *shapes[0], dtype=dtype_of(model)))
+    # On an error a traced module prints its code, with a traceback, before it raises the error.
+    is_traced = any(isinstance(module, fx.GraphModule) for module in model.modules())
     taken: dict[Shape, Any] = {}
     failures: list[Exception] = []
     for shape in shapes:
+        silent = contextlib.redirect_stderr(io.StringIO()) if is_traced else contextlib.nullcontext()
         try:
-            with torch.no_grad(), users_code():
+            with torch.no_grad(), users_code(), silent:
                 taken[shape] = scores_of(model(images.reshape(count, *shape)))
         except Exception as error:
             require_not_of_machine(error)
