@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
-from loihi_convert.cli.inputs import (
+from loihi_convert.cli.options import (
+    CnnOptions,
     DataRequest,
     first_images,
     is_cnn,
@@ -18,7 +19,6 @@ from loihi_convert.cli.inputs import (
     require_netx,
     validation_images,
 )
-from loihi_convert.cli.options import CnnOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.files import require_no_pipe
 from loihi_convert.ground.options import Flag
