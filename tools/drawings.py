@@ -2,209 +2,163 @@
 
 from __future__ import annotations
 
+import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, Concatenate, Final, ParamSpec
 
-from netx_cards import CONVERTED, FINE_TUNED, KINDS, accuracies
+import matplotlib as mpl
+from cycler import cycler
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
+from netx_cards import CONVERTED, KINDS, accuracies
 
-Point = tuple[float, float]
+_GIVEN = ParamSpec("_GIVEN")
 
 _HUES: Final = {False: ("#0072b2", "#c04f00", "#00795a"), True: ("#6cb8f0", "#f0a050", "#4fd0a5")}
 """Blue, orange and green that differ for colour-blind readers too (after Okabe and Ito)."""
 
 
-class Theme(NamedTuple):
-    """Colours of a picture."""
-
-    ink: str
-    faint: str
-    hues: tuple[str, str, str]
-
-
-def theme(dark: bool) -> Theme:
-    """Return the colours for a light or a dark page."""
-    return Theme("#e6e6e6" if dark else "#1a1a1a", "#5a5a5a" if dark else "#c8c8c8", _HUES[dark])
-
-
-class Canvas:
-    """A plot area inside a picture, with its scales; marks are collected as SVG elements.
-
-    Parameters
-    ----------
-    box
-        Left, top, width and height of the plot area, in pixels.
-    across, up
-        The values at the left and right, and at the bottom and top edge.
-    """
-
-    def __init__(self, box: tuple[float, float, float, float], across: Point, up: Point, colours: Theme) -> None:
-        self._box, self._across, self._up, self.colours = box, across, up, colours
-        self.elements: list[str] = []
-
-    def at(self, x: float, y: float) -> str:
-        """Return the position of a value, as ``x,y``."""
-        left, top, width, height = self._box
-        px = left + width * (x - self._across[0]) / (self._across[1] - self._across[0])
-        py = top + height * (1 - (y - self._up[0]) / (self._up[1] - self._up[0]))
-        return f"{px:.1f},{py:.1f}"
-
-    def line(self, points: Sequence[Point], colour: str, *, width: float = 2, dashes: str = "") -> None:
-        """Draw a line through ``points``."""
-        dash = f' stroke-dasharray="{dashes}"' if dashes else ""
-        path = " ".join(self.at(*point) for point in points)
-        self.elements.append(
-            f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="{width:g}"{dash}/>'
-        )
-
-    def dot(self, x: float, y: float, colour: str, *, hollow: bool = False) -> None:
-        """Draw a mark."""
-        px, py = self.at(x, y).split(",")
-        fill = "none" if hollow else colour
-        self.elements.append(
-            f'<circle cx="{px}" cy="{py}" r="3.5" fill="{fill}" stroke="{colour}" stroke-width="1.5"/>'
-        )
-
-    def text(self, x: float, y: float, words: str, colour: str = "", *, anchor: str = "start", dy: float = 4) -> None:
-        """Write ``words`` at a value."""
-        px, py = (float(part) for part in self.at(x, y).split(","))
-        self.elements.append(
-            f'<text x="{px:.1f}" y="{py + dy:.1f}" text-anchor="{anchor}" fill="{colour or self.colours.ink}">'
-            f"{words}</text>"
-        )
-
-    def axes(self, ticks_across: Mapping[float, str], ticks_up: Mapping[float, str]) -> None:
-        """Draw a grid with labels."""
-        (left, right), low = self._across, self._up[0]
-        for y, words in ticks_up.items():
-            self.line([(left, y), (right, y)], self.colours.faint, width=0.7)
-            px, py = (float(part) for part in self.at(left, y).split(","))
-            self._label(px - 6, py + 4, words, "end")
-        for x, words in ticks_across.items():
-            px, py = (float(part) for part in self.at(x, low).split(","))
-            self._label(px, py + 18, words, "middle")
-        self.line([(left, low), (right, low)], self.colours.ink, width=1)
-
-    def _label(self, px: float, py: float, words: str, anchor: str) -> None:
-        self.elements.append(
-            f'<text x="{px:.1f}" y="{py:.1f}" text-anchor="{anchor}" fill="{self.colours.ink}">{words}</text>'
-        )
+def _style(dark: bool) -> Any:
+    ink, faint = ("#e6e6e6", "#5a5a5a") if dark else ("#1a1a1a", "#c8c8c8")
+    return {
+        # Text stays text, and the same figures give the same bytes.
+        "svg.fonttype": "none",
+        "svg.hashsalt": "loihi-convert",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        **dict.fromkeys(("text.color", "axes.edgecolor", "xtick.color", "ytick.color", "axes.labelcolor"), ink),
+        "axes.prop_cycle": cycler(color=_HUES[dark]),
+        "grid.color": faint,
+        "grid.linewidth": 0.6,
+        **{f"axes.spines.{side}": False for side in ("left", "right", "top")},
+        "axes.grid": True,
+        "axes.grid.axis": "y",
+        "axes.axisbelow": True,
+        "axes.titlelocation": "left",
+        "axes.titlesize": 10,
+        "ytick.major.size": 0,
+        "lines.markersize": 5,
+        "savefig.transparent": True,
+    }
 
 
-def svg(width: int, height: int, title: str, elements: Sequence[str]) -> str:
-    """Return the picture."""
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
-        f'role="img" font-family="system-ui, sans-serif" font-size="13">\n<title>{title}</title>\n'
-        + "\n".join(elements)
-        + "\n</svg>\n"
+def _picture(
+    draw: Callable[Concatenate[Figure, _GIVEN], None],
+) -> Callable[[bool], Callable[_GIVEN, str]]:
+    """From a function that draws in a figure to one that returns it as SVG, on a light or a dark page."""
+
+    @wraps(draw)
+    def shaded(dark: bool) -> Callable[_GIVEN, str]:
+        def svg(*given: _GIVEN.args, **named: _GIVEN.kwargs) -> str:
+            with mpl.rc_context(_style(dark)):
+                figure, stream = Figure(layout="constrained"), io.StringIO()
+                draw(figure, *given, **named)
+                figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+            return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
+
+        return svg
+
+    return shaded
+
+
+@_picture
+def accuracy_picture(figure: Figure, cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> None:
+    """Accuracy against T, converted and fine-tuned: a colour per data set; its CNN dashed, the paper dotted."""
+    figure.set_size_inches(7.6, 4.1)
+    axes = figure.subplots()
+    for index, (data, card) in enumerate(cards.items()):
+        colour = f"C{index}"
+        steps = sorted({network["timesteps"] for network in card["networks"]})
+        for kind, width in zip(KINDS, (2.2, 1.0), strict=True):
+            curve = {count: statistics.mean(found) for count in steps if (found := accuracies(card, kind, count))}
+            fill = colour if kind == CONVERTED else "none"
+            axes.plot(list(curve), list(curve.values()), "o-", color=colour, linewidth=width, markerfacecolor=fill)
+            if kind == CONVERTED:
+                last, accuracy = list(curve.items())[-1]
+                # The curves of CIFAR-10 and Fashion-MNIST end only half a point apart.
+                place = last * 1.12, accuracy + {"fashion-mnist": 0.5, "cifar10": -0.6}.get(data, 0)
+                axes.annotate(
+                    f"{names[data]}, {accuracy:.2f} %", place, color=colour, va="center", annotation_clip=False
+                )
+        papers = {each["timesteps"]: each["paper"]["accuracy"] for each in card["networks"] if "paper" in each}
+        axes.plot(list(papers), list(papers.values()), "o:", color=colour, linewidth=1.3, markerfacecolor="none")
+        axes.axhline(statistics.mean(accuracies(card, CONVERTED, None)), color=colour, linewidth=0.9, linestyle="--")
+    ticks = [2**exponent for exponent in range(7)]
+    axes.set_xscale("log", base=2)
+    axes.set(xticks=ticks, xticklabels=map(str, ticks), xlim=(0.93, 64), ylim=(75, 100.5), xlabel="time steps T")
+    axes.yaxis.set_major_formatter("{x:g} %")
+    axes.set_title("test accuracy of the integers")
+    axes.text(
+        *(0, -0.2),
+        "thick line: converted; thin line: fine-tuned; dashed: the CNN; dotted: Ngu & Lee 2022\n"
+        "10,000 test images; MNIST: mean of training seeds 0, 1, 2; else seed 0",
+        transform=axes.transAxes,
+        va="top",
     )
 
 
-def accuracy_picture(cards: Mapping[str, dict[str, Any]], names: Mapping[str, str], *, dark: bool) -> str:
-    """Return accuracy against T, converted and fine-tuned: a colour per data set; its CNN dashed, the paper dotted."""
-    colours = theme(dark)
-    plot = Canvas((52, 34, 520, 270), (0, 6), (75, 100.5), colours)
-    plot.axes({exponent: str(2**exponent) for exponent in range(7)}, {y: f"{y} %" for y in range(75, 101, 5)})
-    for colour, (data, card) in zip(colours.hues, cards.items(), strict=True):
-        cnn = statistics.mean(accuracies(card, CONVERTED, None))
-        plot.line([(0, cnn), (6, cnn)], colour, width=1, dashes="7 4")
-        curves = {
-            kind: [
-                (math.log2(steps), statistics.mean(found))
-                for steps in sorted({network["timesteps"] for network in card["networks"]})
-                if (found := accuracies(card, kind, steps))
-            ]
-            for kind in KINDS
-        }
-        papers = [
-            (math.log2(network["timesteps"]), network["paper"]["accuracy"])
-            for network in card["networks"]
-            if "paper" in network
-        ]
-        plot.line(curves[CONVERTED], colour, width=2.5)
-        plot.line(curves[FINE_TUNED], colour, width=1.2)
-        plot.line(papers, colour, width=1.5, dashes="1.5 4")
-        for point in curves[CONVERTED]:
-            plot.dot(*point, colour)
-        for point in (*curves[FINE_TUNED], *papers):
-            plot.dot(*point, colour, hollow=True)
-        # The curves of CIFAR-10 and Fashion-MNIST end only half a point apart.
-        shift, last = {"fashion-mnist": -3.0, "cifar10": 12.0}.get(data, 4.0), curves[CONVERTED][-1][1]
-        plot.text(6.12, last, f"{names[data]}, {last:.2f} %", colour, dy=shift)
-    plot.text(0, 100.5, "test accuracy of the integers", dy=-14)
-    plot.text(3, 75, "time steps T", anchor="middle", dy=36)
-    plot.text(0, 75, "thick line: converted; thin line: fine-tuned; dashed: the CNN; dotted: Ngu &amp; Lee 2022", dy=60)
-    plot.text(0, 75, "10,000 test images; MNIST: mean of training seeds 0, 1, 2; else seed 0", dy=78)
-    return svg(740, 394, "Accuracy against the number of time steps, MNIST, Fashion-MNIST and CIFAR-10", plot.elements)
-
-
-def graded_picture(rows: Sequence[Mapping[str, str]], names: Mapping[str, str], *, dark: bool) -> str:
-    """Return points lost against synaptic operations: binary spikes as a line through their T, graded ones as a ring.
+@_picture
+def graded_picture(figure: Figure, rows: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> None:
+    """Points lost against synaptic operations: binary spikes as a line through their T, graded ones as a ring.
 
     ``rows`` are those of docs/results/graded.csv; ``names`` are titles of its networks, one plot each, two in a row.
     """
-    colours, elements = theme(dark), list[str]()
-    for index, (network, name) in enumerate(names.items()):
+    height = math.ceil(len(names) / 2)
+    figure.set_size_inches(7.5, 2.3 * height + 0.3)
+    for axes, (network, name) in zip(figure.subplots(height, 2).flat, names.items(), strict=True):
         own = [row for row in rows if row["network"] == network]
-        (graded,) = (row for row in own if row["neurons"] == "graded")
-        places = {row["timesteps"]: _work_and_loss(row) for row in own if row["neurons"] == "spikes"}
-        works, losses = zip(*places.values(), _work_and_loss(graded), strict=True)
-        ends = math.floor(min(works)), math.ceil(max(works))
-        step = next(step for step in (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10) if max(losses) <= 4.5 * step)
-        rungs = range(math.ceil(max(losses) / step + 0.5) + 1)
-        box = (56.0 + 360 * (index % 2), 44.0 + 214 * (index // 2), 280.0, 136.0)
-        plot = Canvas(box, ends, (-step * rungs[-1], 0.3 * step), colours)
-        decades = {float(x): _millions(x) for x in range(ends[0], ends[1] + 1)}
-        plot.axes(decades, {-step * rung: f"{step * rung:g}" for rung in rungs})
-        plot.text(ends[0], 0.3 * step, f"{name}, CNN {graded['cnn_accuracy']} %", dy=-18)
-        plot.line([(x, -loss) for x, loss in places.values()], colours.hues[0], width=2)
-        for steps, (x, loss) in places.items():
-            plot.dot(x, -loss, colours.hues[0])
-            plot.text(x, -loss, steps, colours.hues[0], anchor="middle", dy=18)
-        plot.dot(works[-1], -losses[-1], colours.hues[1], hollow=True)
-        plot.text(works[-1], -losses[-1], "graded", colours.hues[1], anchor="middle", dy=-8)
-        elements += plot.elements
-    height = 44 + 214 * math.ceil(len(names) / 2)
-    words = Canvas((56, height, 280, 20), (0, 1), (0, 1), colours)
-    words.text(0, 1, "across: synaptic operations per image; down: points below the CNN; numbers: T of binary spikes")
-    title = "Points lost against synaptic operations, with graded spikes and with binary spikes"
-    return svg(720, height + 16, title, elements + words.elements)
+        for kind, form in (("spikes", "C0o-"), ("graded", "C1o")):
+            of_kind = [row for row in own if row["neurons"] == kind]
+            works = [float(row["synaptic_operations"]) / 1e6 for row in of_kind]
+            losses = [float(row["cnn_accuracy"]) - float(row["accuracy"]) for row in of_kind]
+            axes.plot(works, losses, form, markerfacecolor=None if kind == "spikes" else "none")
+            for row, *place in zip(of_kind, works, losses, strict=True):
+                words, shift = (row["timesteps"], -13) if kind == "spikes" else ("graded", 7)
+                axes.annotate(words, place, (0, shift), textcoords="offset points", ha="center", color=form[:2])
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+        axes.xaxis.set_major_formatter("{x:g} M")
+        axes.xaxis.set_minor_formatter("")
+        axes.margins(0.12, 0.25)
+        axes.invert_yaxis()
+        axes.set_title(f"{name}, CNN {own[0]['cnn_accuracy']} %")
+    figure.supxlabel(
+        "across: synaptic operations per image; down: points below the CNN; numbers: T of binary spikes", fontsize=10
+    )
 
 
-def peers_picture(rows: Sequence[Mapping[str, str]], *, dark: bool) -> str:
-    """Return the speed of `ref` relative to other simulators as bars, one plot for each network, two in a row.
+@_picture
+def peers_picture(figure: Figure, rows: Sequence[Mapping[str, str]]) -> None:
+    """The speed of `ref` relative to other simulators as bars, one plot for each network, two in a row.
 
     ``rows`` are those of docs/results/peers.csv. lava-dl is left out: its bar would be hundreds of times as long.
     """
-    colours, elements = theme(dark), list[str]()
     shown = [row for row in rows if row["measure"] == "speed_of_ref" and row["median"] and "lava" not in row["peer"]]
-    longest = max(float(row["maximum"]) for row in shown)
     networks = list(dict.fromkeys((row["network"], row["timesteps"]) for row in shown))
-    for index, (network, steps) in enumerate(networks):
+    height = math.ceil(len(networks) / 2)
+    figure.set_size_inches(7.5, 1.7 * height + 0.3)
+    plots = figure.subplots(height, 2, sharex=True, squeeze=False)
+    for unused in plots.flat[len(networks) :]:
+        unused.set_axis_off()
+    for axes, (network, steps) in zip(plots.flat, networks, strict=False):
         own = [row for row in shown if (row["network"], row["timesteps"]) == (network, steps)]
-        box = (132.0 + 360 * (index % 2), 34.0 + 150 * (index // 2), 180.0, 20.0 * len(own))
-        plot = Canvas(box, (0, longest), (len(own), 0), colours)
-        plot.text(0, 0, f"{network}, T = {steps}", dy=-10)
-        for place, row in enumerate(own):
-            y, (median, least, most) = place + 0.5, (float(row[name]) for name in ("median", "minimum", "maximum"))
-            plot.line([(0, y), (median, y)], colours.hues[0], width=12)
-            plot.line([(least, y), (most, y)], colours.ink, width=1)
-            plot.text(-0.03 * longest, y, row["peer"], anchor="end")
-            plot.text(most + 0.03 * longest, y, row["median"])
-        plot.line([(1, 0), (1, len(own))], colours.hues[1], width=1, dashes="4 3")
-        elements += plot.elements
-    height = 34 + 150 * math.ceil(len(networks) / 2)
-    words = Canvas((16, height, 280, 20), (0, 1), (0, 1), colours)
-    words.text(0, 1, "times as fast as each simulator: median, minimum to maximum; dashed: equal speed")
-    return svg(720, height + 16, "Speed of ref relative to other simulators", elements + words.elements)
-
-
-def _work_and_loss(row: Mapping[str, str]) -> Point:
-    """The logarithm of the synaptic operations, and the points below the CNN."""
-    return math.log10(float(row["synaptic_operations"])), float(row["cnn_accuracy"]) - float(row["accuracy"])
-
-
-def _millions(exponent: int) -> str:
-    return f"{10 ** (exponent - 6):g} M"
+        median, least, most = ([float(row[name]) for row in own] for name in ("median", "minimum", "maximum"))
+        spread = [
+            [m - low for m, low in zip(median, least, strict=True)],
+            [h - m for m, h in zip(median, most, strict=True)],
+        ]
+        bars = axes.barh(
+            [row["peer"] for row in own], median, 0.6, color="C0", xerr=spread, ecolor=mpl.rcParams["text.color"]
+        )
+        axes.bar_label(bars, [row["median"] for row in own], padding=4)
+        axes.axvline(1, color="C1", linewidth=0.9, linestyle="--")
+        axes.grid(visible=False)
+        axes.spines.bottom.set_visible(False)
+        axes.tick_params("x", bottom=False, labelbottom=False)
+        axes.margins(x=0.2)
+        axes.invert_yaxis()
+        axes.set_title(f"{network}, T = {steps}")
+    figure.supxlabel("times as fast as each simulator: median, minimum to maximum; dashed: equal speed", fontsize=10)

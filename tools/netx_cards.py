@@ -10,6 +10,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Final
 
+import jinja2
 from stored_results import Row, rows_of
 
 from loihi_convert.cnn.recipe import Recipe
@@ -65,113 +66,6 @@ _SYMBOLS: Final = {
 """Meanings of the symbols of `netx_models.notation`, by pattern."""
 
 
-def _notation(layers: str) -> str:
-    return "; ".join(meaning for pattern, meaning in _SYMBOLS.items() if re.search(pattern, layers))
-
-
-def card_page(card: dict[str, Any]) -> str:
-    """Return the README of a folder, a model card made only from ``card``; fields that an older card lacks are omitted.
-
-    Front matter and sections follow the model-card template of the Hugging Face hub.
-    """
-    single = card.get("best_single_file")
-    first = min(filter(is_best, card["networks"]), key=lambda network: abs(network["timesteps"] - 4))["file"]
-    lines = [
-        *_front_matter(card),
-        f"# {card['data']}: {card['architecture']}, seed {card['seed']}",
-        "",
-        f"Spiking networks in Loihi's integers, one file for each number of time steps T, converted from one CNN: "
-        f"{card['layers']} ({_notation(card['layers'])}). "
-        "**None of them has run on a chip.**",
-        "",
-        "## How to get started",
-        "",
-        "```sh",
-        f"loihi-convert run {first}        # in this folder: accuracy on all test images",
-        f"loihi-convert inspect {first}    # layers, thresholds, how it was made",
-        "```",
-        "",
-        "## Uses",
-        "",
-        "Intended: comparing conversion methods and simulators, first runs on a Loihi 2 board, starting points for "
-        "your own networks. Not intended: decisions about people, or images unlike those of the data set.",
-        "",
-        "## Limits",
-        "",
-        "- Accuracies are those of `ref`, the exact integer simulator, and of Lava's CPU simulator.",
-        "- These files have target `lava`: soft-reset neurons, which Loihi 2 would need in microcode. For its stock "
-        "neurons, export again with `--target loihi2`.",
-        "- Unmodified lava-dl loads these files, but its neurons compute another network. For a file that it computes "
-        "exactly, export again with `--reset hard`.",
-        "- Each file is balanced for its own T. At another T it is usually less accurate than the file for that T.",
-        "",
-        "## Evaluation",
-        "",
-        _evaluation(card),
-        "",
-        card_table(card).rstrip("\n"),
-        "",
-        *(_PAPER if any("paper" in network for network in card["networks"]) else ()),
-        "## Training",
-        "",
-        *map(_training_item, card["checkpoints"]),
-        "",
-        *_further(card),
-        "### Make it again",
-        "",
-        "In an empty folder:",
-        "",
-        "```",
-        *(
-            item["command"]
-            for item in (*card["checkpoints"], *card.get("further_checkpoints", ()))
-            if "command" in item
-        ),
-        *(
-            command
-            for network in (*card["networks"], *([] if single is None else [single]))
-            for command in network["commands"]
-        ),
-        "```",
-        "",
-        "Training gives the same weights only on the same processor, number of threads and version of torch. Another "
-        "version of this package may export another file. `run` reproduces the accuracies above to the digit. "
-        "`card.json` holds everything that was tried.",
-        "",
-        "## SHA-256",
-        "",
-        "For `sha256sum --check --ignore-missing`:",
-        "",
-        "```",
-        *(
-            f"{item['sha256']}  {item['file']}"
-            for item in (*card["checkpoints"], *card["networks"], *card.get("further_checkpoints", ()))
-        ),
-        "```",
-        "",
-        *_integers(card),
-        "## Citation",
-        "",
-        "Cite this package (`CITATION.cff`) and the paper of the method: H. C. V. Ngu and K. M. Lee, *Effective "
-        "Conversion of a Convolutional Neural Network into a Spiking Neural Network for Image Recognition Tasks*, "
-        "Appl. Sci. 2022, 12, 5749, <https://doi.org/10.3390/app12115749>.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _integers(card: dict[str, Any]) -> list[str]:
-    """Return the digests of the integers; those of files that are not in the repository may be unknown."""
-    return [
-        "Of the integers alone, without floating-point numbers and provenance, as `loihi-convert inspect FILE` prints "
-        "it; files that share it run alike:",
-        "",
-        "```",
-        *(f"{item['integers_sha256']}  {item['file']}" for item in card["networks"] if "integers_sha256" in item),
-        "```",
-        "",
-    ]
-
-
 _HUB_DATASETS: Final = {
     "mnist": "ylecun/mnist",
     "fashion-mnist": "zalando-datasets/fashion_mnist",
@@ -179,46 +73,29 @@ _HUB_DATASETS: Final = {
 }
 """Names of the data sets on the Hugging Face hub."""
 
-_TAGS: Final = ("spiking-neural-network", "neuromorphic", "loihi", "lava", "ann-to-snn-conversion")
 
-_PAPER: Final = (
-    "The paper's accuracy is the best of its method at that T, over its factors alpha on the thresholds (Ngu & Lee "
-    "2022, tables 2, 3, A2, A3).",
-    "",
-)
+def card_page(card: dict[str, Any]) -> str:
+    """Return the README of a folder, a model card made only from ``card``; fields that an older card lacks are omitted.
 
-
-def _front_matter(card: dict[str, Any]) -> list[str]:
-    """Return the YAML front matter for the hub."""
-    hub = _HUB_DATASETS.get(card["data"])
-    return [
-        "---",
-        "license: apache-2.0",
-        "library_name: loihi-convert",
-        "pipeline_tag: image-classification",
-        *(["datasets:", f"- {hub}"] if hub else ()),
-        "metrics:",
-        "- accuracy",
-        "tags:",
-        *(f"- {tag}" for tag in _TAGS),
-        "---",
-        "",
-    ]
-
-
-def _evaluation(card: dict[str, Any]) -> str:
-    """Return a description of the table and its images."""
-    cnn, count = 100 * card["cnn_test_accuracy"], card["test_images"]
-    paper = f" (the paper's: {card['paper_cnn_accuracy']:.2f} %)" if "paper_cnn_accuracy" in card else ""
-    single = card.get("best_single_file")
-    best = (
-        "No file here fits for all T." if single is None else f"The best single file for all T is `{single['file']}`."
-    )
-    return (
-        f"The CNN before fine-tuning: {cnn:.2f} % of {count:,} test images{paper}. {_KINDS_IN_WORDS} "
-        f"Among several candidates of a kind, the same {card['validation_images']:,} images chose one. "
-        f"Accuracies are those of the integers (`ref`) on all {count:,} test images, with 95 % intervals. On Lava's "
-        f"simulator (`sim`) every output potential of the first images is equal to `ref`'s. {best}"
+    Front matter and sections of ``card.md.jinja`` follow the model-card template of the Hugging Face hub.
+    """
+    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    pages = jinja2.Environment(loader=loader, trim_blocks=True, keep_trailing_newline=True)
+    pages.filters |= {"percent": lambda share: f"{100 * share:.2f}", "thousands": "{:,}".format, "training": _training}
+    further = card.get("further_checkpoints", [])
+    runs = [*card["networks"], *([card["best_single_file"]] if "best_single_file" in card else [])]
+    return pages.get_template("card.md.jinja").render(
+        card=card,
+        hub=_HUB_DATASETS.get(card["data"]),
+        symbols="; ".join(meaning for pattern, meaning in _SYMBOLS.items() if re.search(pattern, card["layers"])),
+        first=min(filter(is_best, card["networks"]), key=lambda network: abs(network["timesteps"] - 4))["file"],
+        kinds=_KINDS_IN_WORDS,
+        table=card_table(card).rstrip("\n"),
+        further=further,
+        commands=[
+            *(item["command"] for item in (*card["checkpoints"], *further) if "command" in item),
+            *(command for run in runs for command in run["commands"]),
+        ],
     )
 
 
@@ -290,7 +167,7 @@ def by_lava_dl(network: Mapping[str, Any]) -> list[Row]:
     return rows_of("stock-lava-dl.csv", sha256=network["sha256"])
 
 
-def _training_item(item: dict[str, Any]) -> str:
+def _training(item: dict[str, Any]) -> str:
     """Return a line on one checkpoint: file, accuracies, training."""
     size = f"{_size(item)}, {item['stored_as']}" if "stored_as" in item else _size(item)
     recipe = recipe_in_words(item["recipe"], item["qcfs_levels"])
@@ -309,21 +186,6 @@ def _as_spiking(recipe: dict[str, Any]) -> str:
     figures = ", ".join(f"{100 * found[name]:.2f} % of the {name} images" for name in ("validation", "test"))
     steps = recipe["timesteps"]
     return f" with QCFS; as a spiking network after {steps} step{'s' * (steps > 1)}: {figures}"
-
-
-def _further(card: dict[str, Any]) -> list[str]:
-    """Return the text on checkpoints that were not exported, if there are any."""
-    further = card.get("further_checkpoints", ())
-    if not further:
-        return []
-    return [
-        "### Further checkpoints",
-        "",
-        "No file above was made from these: they are starting points, or trained by the paper's recipe.",
-        "",
-        *map(_training_item, further),
-        "",
-    ]
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:

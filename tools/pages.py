@@ -180,14 +180,13 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
 
 def pictures() -> dict[str, str]:
     """Return every picture, light and dark, by its file in docs/pictures/."""
+    graded, peers = (stored_results.rows_of(name) for name in ("graded.csv", "peers.csv"))
+    names = {row["network"]: FOLDERS[row["network"]] for row in graded}
     drawn: dict[str, str] = {}
-    for dark in (False, True):
-        shade = "dark" if dark else "light"
-        drawn[f"accuracy-{shade}.svg"] = accuracy_picture({data: cards()[data] for data in DATA}, DATA, dark=dark)
-        graded = stored_results.rows_of("graded.csv")
-        names = {row["network"]: FOLDERS[row["network"]] for row in graded}
-        drawn[f"graded-{shade}.svg"] = graded_picture(graded, names, dark=dark)
-        drawn[f"peers-{shade}.svg"] = peers_picture(stored_results.rows_of("peers.csv"), dark=dark)
+    for dark, shade in ((False, "light"), (True, "dark")):
+        drawn[f"accuracy-{shade}.svg"] = accuracy_picture(dark)({data: cards()[data] for data in DATA}, DATA)
+        drawn[f"graded-{shade}.svg"] = graded_picture(dark)(graded, names)
+        drawn[f"peers-{shade}.svg"] = peers_picture(dark)(peers)
     return drawn
 
 
