@@ -428,10 +428,8 @@ class Converted:
         return as_dataset(images, labels, input_shape=self._image_shape, class_count=class_count(outputs))
 
     def _run_file(self, images: Array, timesteps: int, backend: BackendName) -> RunResult:
-        with tempfile.TemporaryDirectory() as folder, open_backend(backend) as opened:
-            path = self.save(Path(folder) / _FILE)
-            with progress_bar(f"running on {backend}") as progress:
-                return opened.run(path, images, timesteps, progress=progress)
+        with open_backend(backend) as opened, progress_bar(f"running on {backend}") as progress:
+            return opened.run(self.network, images, timesteps, progress=progress)
 
     def __repr__(self) -> str:
         if self.conversion is None:

@@ -447,7 +447,7 @@ def test_without_the_extension_the_error_says_how_to_get_it(tmp_path: Path) -> N
     network, images = networks.random_loihi2_network(0)
     netx.write(network, tmp_path / "model.net")
     with open_backend("loihi2", BackendOptions(board=Board())) as backend, pytest.raises(PlatformError) as raised:
-        backend.run(tmp_path / "model.net", images, 1)
+        backend.run(netx.read(tmp_path / "model.net"), images, 1)
     assert (raised.value.where, raised.value.found[-17:]) == ("loihi2", " is not installed")
     assert "(INRC) get it: intel-ncl" in raised.value.hint
 

@@ -81,6 +81,36 @@ class RunResult:
     saturated_images: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def unfilled(cls, network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False) -> RunResult:
+        """Return a result whose arrays are to be filled; counts by channel start at 0."""
+        moments, spiking = (images, timesteps), len(network.spiking_layers)
+        outputs = (*moments, math.prod(network.shapes[-1]))
+        spike_type = np.int32 if network.is_graded else np.bool_
+        return cls(
+            potentials=np.empty(outputs, np.int32),
+            spike_counts=np.empty((*moments, spiking), np.int64),
+            synaptic_operations=np.empty((*moments, spiking), np.int64),
+            seconds=0,
+            startup_seconds=0,
+            output_spikes=np.empty(outputs, np.bool_) if network.readout == "spikes" else None,
+            channel_spikes=tuple(np.zeros((timesteps, shape[0]), np.int64) for shape in network.shapes[:spiking]),
+            traces=tuple(
+                LayerTrace(
+                    np.empty((*moments, *shape), spike_type) if network.is_graded or index < spiking else None,
+                    np.empty((*moments, *shape), np.int32),
+                )
+                for index, shape in enumerate(network.shapes if trace else ())
+            ),
+        )
+
+    def count(self, rows: slice, step: int, layer: int, fired: Array, fan_out: Array) -> None:
+        """Count what a spiking layer sends in one step: bool ``(B, *shape)`` of the images ``rows``."""
+        per_image, channels = fired.reshape(len(fired), -1), self.channel_spikes[layer]
+        self.spike_counts[rows, step, layer] = per_image.sum(axis=1)
+        self.synaptic_operations[rows, step, layer] = per_image @ fan_out.reshape(-1)
+        channels[step] += per_image.reshape(len(fired), channels.shape[1], -1).sum(axis=(0, 2))
+
     def with_joined_digits(self, low_bits: int) -> RunResult:
         """Return the result with a two-digit readout joined, see `ir.quantized.split`; unchanged for 0 bits."""
         if not low_bits:

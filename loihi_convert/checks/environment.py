@@ -6,9 +6,7 @@ import importlib.util
 import os
 import platform
 import sys
-import tempfile
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal
 
 from loihi_convert.errors import LoihiConvertError
@@ -145,20 +143,17 @@ def _lava_run(name: str, lava_python: str | None) -> Check:
     """Check that Lava's CPU simulator agrees with `ref` on a network small enough to check by hand."""
     import numpy as np
 
-    from loihi_convert import netx
     from loihi_convert.backends.backend import BackendOptions, open_backend
     from loihi_convert.backends.result import first_difference
 
     where = lava_python or f"{sys.executable} (this interpreter)"
     images = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2) * 30
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "doctor.net")
-            netx.write(_small_network(), path)
-            options = BackendOptions(lava_python=lava_python)
-            with open_backend("ref") as ref, open_backend("sim", options) as sim:
-                difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
-                versions = sim.versions
+        options = BackendOptions(lava_python=lava_python)
+        with open_backend("ref") as ref, open_backend("sim", options) as sim:
+            network = _small_network()
+            difference = first_difference(sim.run(network, images, 4), ref.run(network, images, 4))
+            versions = sim.versions
     except LoihiConvertError as error:
         advice = _install_lava()
         if lava_python is not None:

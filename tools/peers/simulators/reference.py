@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from loihi_convert import netx
 from loihi_convert.backends.backend import open_backend
 from loihi_convert.ground.arrays import Array
 from simulators import Job, Runner
@@ -25,7 +26,7 @@ def _runner(job: Job, size: int) -> Runner:
         with open_backend("ref") as backend:
             for start in range(0, len(images), size or len(images)):
                 began = time.perf_counter()
-                result = backend.run(job.path, images[start : start + (size or len(images))], job.timesteps)
+                result = backend.run(netx.read(job.path), images[start : start + (size or len(images))], job.timesteps)
                 seconds += time.perf_counter() - began if size else result.seconds
                 potentials.append(result.potentials[:, -1])
         return seconds, np.concatenate(potentials)
