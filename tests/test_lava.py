@@ -460,7 +460,7 @@ def test_an_error_in_a_model_is_reported_and_the_backend_can_be_used_again(
 
 
 @pytest.mark.parametrize("is_script", [False, True])
-def test_a_host_dies_with_its_parent(is_script: bool, temporary: Path, tmp_path: Path) -> None:
+def test_a_host_dies_with_its_parent(is_script: bool, tmp_path: Path, temporary: Path) -> None:
     """Also if the interpreter is a script, which stays between the two."""
     netx.write(SMALL, tmp_path / "small.net")
     interpreter = tmp_path / "python.sh"
@@ -484,7 +484,7 @@ def test_a_host_dies_with_its_parent(is_script: bool, temporary: Path, tmp_path:
 
 
 def test_without_lava_the_error_says_what_to_do(
-    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "lava.py").write_text("raise ModuleNotFoundError(\"No module named 'lava'\")")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)

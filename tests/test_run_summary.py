@@ -22,7 +22,8 @@ from loihi_convert.cli.run_output import (
     verdict,
 )
 from loihi_convert.ground.statistics import POOR_CNN, Z_SCORE
-from loihi_convert.metrics.evaluation import Evaluation, RegressionOutputs, evaluate_regression
+from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.regression import RegressionOutputs, evaluate_regression
 from loihi_convert.pipeline.running import FileRun, RunFolder
 
 CURVE = (120, 190, 194, 196)

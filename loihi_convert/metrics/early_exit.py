@@ -24,8 +24,7 @@ from pydantic import Field, model_validator
 
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import HeldOutSplit
-from loihi_convert.errors import DataError, UsageError
-from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import TOLERANCE_POINTS
 from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval, wilson_interval
@@ -155,8 +154,6 @@ def choose_margin(
     DataError
         If ``outputs`` have a wrong shape, or there is not one label per image.
     """
-    if not 0 <= tolerance_points <= 100:
-        raise UsageError(f"found {tolerance_points}", where="exit_tolerance", expected="must be in 0..100")
     margins, average_timesteps, correct_counts = _trade(outputs, labels)
     image_count, timesteps, _ = outputs.shape
     # The last margin exceeds every lead before T, and loses nothing.
@@ -202,15 +199,6 @@ def evaluate_early_exit(
         If the shapes do not match.
     """
     outputs = result.outputs
-    if outputs.shape[1] != choice.timesteps:
-        raise DataError(
-            f"found {outputs.shape[1]} time steps",
-            where="result",
-            expected=f"must be {choice.timesteps}, for which the margin was chosen",
-            hint="Choose a margin for this T.",
-        )
-    require_shape("labels", labels, outputs.shape[:1])
-    require_shape("cnn_predictions", cnn_predictions, outputs.shape[:1])
     highest, predictions = _highest_leads(outputs), classes_of(outputs)
     per_step = result.synaptic_operations.sum(axis=2) + (0 if circuit is None else circuit.synaptic_operations)
     operations = per_step.cumsum(axis=1)
@@ -262,7 +250,6 @@ def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:
     one unless both classes are correct or both wrong.
     """
     highest = _highest_leads(outputs)
-    require_shape("labels", labels, outputs.shape[:1])
     predictions = classes_of(outputs)
     right = (predictions == (predictions[:, -1] if labels is None else labels)[:, None]).astype(np.int64)
     margins, place = np.unique(highest + 1, return_inverse=True)
@@ -275,10 +262,6 @@ def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:
 
 def _highest_leads(outputs: Array) -> Array:
     """int64 ``(N, T - 1)``: the largest lead in steps 1..t, for each t < T."""
-    if outputs.ndim != 3 or len(outputs) < 1 or outputs.shape[1] < 1 or outputs.shape[2] < 1:
-        raise DataError(
-            f"found shape {outputs.shape}", where="outputs", expected="must be (N, T, outputs), each at least 1"
-        )
     before = outputs[:, :-1]
     if outputs.shape[2] == 1:
         leads = np.abs(before[:, :, 0].astype(np.int64))
@@ -290,8 +273,6 @@ def _highest_leads(outputs: Array) -> Array:
 
 def _steps(highest: Array, margin: int | None) -> Array:
     """int64 ``(N,)``: the step after which each image stops, 1 + the number before T with too small a lead so far."""
-    if margin is not None and margin < 0:
-        raise DataError(f"found {margin}", where="margin", expected="must be a whole number from 0, or None")
     too_small = highest < (math.inf if margin is None else margin)
     return np.asarray(1 + too_small.sum(axis=1))
 
@@ -299,9 +280,3 @@ def _steps(highest: Array, margin: int | None) -> Array:
 def _at(values: Array, steps: Array) -> Array:
     """``(N,)``: each image's value after its step, from ``(N, T)``."""
     return np.asarray(values[np.arange(len(steps)), steps - 1])
-
-
-def require_shape(name: str, array: Array | None, expected: Shape) -> None:
-    """Raise a `DataError` unless ``array`` is unknown or has this shape."""
-    if array is not None and array.shape != expected:
-        raise DataError(f"found shape {array.shape}", where=name, expected=f"must be {expected} for this run")

@@ -28,7 +28,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import require_images
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluation import Evaluation, evaluate_images
+from loihi_convert.metrics.evaluation import Evaluation, evaluate, expected_of
 from loihi_convert.pipeline.opening import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.runs import run_folder
@@ -286,16 +286,13 @@ def run(
     if held_out is not None and is_wanted and opened.has_early_exit and network.task == "classification":
         choice = _exit_choice(opened, held_out, backend, options, workers, bars=bars)
     ran = _images_run(opened, images.images, backend, options, workers, bars=bars)
-    evaluation = evaluate_images(
+    evaluation = evaluate(
         ran.result,
         network,
-        images,
-        cnn=opened.cnn,
-        cnn_outputs=ran.cnn_outputs,
-        float_outputs=ran.float_outputs,
+        expected_of(ran.result, network, images, ran.cnn_outputs, ran.float_outputs),
         exit_choice=choice,
         timesteps=options.timesteps,
-        neuron=backend.options.neuron_model(network) if isinstance(network, QuantizedNetwork) else None,
+        multiply_accumulates=None if opened.cnn is None else opened.cnn.multiply_accumulates,
     )
     evaluation = evaluation.model_copy(update={"notes": (*opened.notes, *evaluation.notes)})
     equal, versions = ran.equal_to_reference, ran.backend_versions
