@@ -293,14 +293,3 @@ def test_what_limits_a_layer() -> None:
     for height, limit in ((8, "neurons"), (4, "synaptic memory")):
         chips = resources((128, height, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
         assert (chips.layers[0].cores, chips.layers[0].limit, chips.savings) == ((2, 2), limit, ())
-
-
-def test_a_narrower_network_that_fits() -> None:
-    """65,536 neurons in tiles of 2,048. 56 and 48 channels fit whole, in 64 positions; 40 in 14 parts of 3, with all
-    positions. The largest of the eighths that fit is named.
-    """
-    chips = resources((3, 32, 32), [("conv1", Conv(np.ones((64, 3, 1, 1)))), ("conv2", Conv(np.ones((2, 64, 1, 1))))])
-    assert [layer.cores for layer in chips.layers] == [(32, 32), (1, 1)]
-    assert chips.narrower(17) == ("7/8", (17, 17))
-    assert chips.narrower(16) == ("5/8", (15, 15))
-    assert chips.narrower(1) is None

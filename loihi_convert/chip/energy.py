@@ -32,6 +32,9 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval
 
@@ -309,65 +312,64 @@ def estimate(
         M_1: synapses of nonzero weight that the pixels of one image reach.
     """
     own = CircuitEvents(timesteps, 0, 0, 0.0, 0.0, 0.0) if circuit is None else circuit
-    neurons, pixel_additions = sum(neuron_counts) + own.neurons, timesteps * input_synapses
+    neurons = sum(neuron_counts) + own.neurons
     updates, relay_updates = neurons * own.steps, relays.neurons * own.steps
     circuit_updates = updates - sum(neuron_counts) * timesteps
-    sent = (spikes, spikes + own.further_spikes)
-    additions = (synaptic_operations, synaptic_operations + own.further_synaptic_operations)
-    reached = (additions[0], additions[1] + pixel_additions)
+    # Of the two ends, only the high one counts these.
+    high = np.array([0, 1])
+    pixels = high * timesteps * input_synapses
+    sent = spikes + high * own.further_spikes
+    additions = synaptic_operations + high * own.further_synaptic_operations
     chips = math.ceil(neurons / (LOIHI1_CORES * LOIHI1_NEURONS_PER_CORE))
-    cores = (LOIHI1_CORES * chips, math.ceil(neurons / LOIHI1_NEURONS_PER_CORE))
-    work = _total((SYNAPTIC_TIME, reached), (UPDATE_TIME, (updates, updates)), (SPIKE_TIME, sent))
-    low, high = (
-        seconds / count + step.value * (own.steps + len(neuron_counts))
-        for seconds, count, step in zip(work, cores, STEP_TIME, strict=True)
-    )
-    added = (additions[0] + updates, additions[1] + updates + (pixel_additions if is_poisson else 0))
-    multiplied = (0, 0) if is_poisson else (input_synapses, pixel_additions)
-    circuit_operations = (own.synaptic_operations, own.synaptic_operations + own.further_synaptic_operations)
+    cores = np.array([LOIHI1_CORES * chips, math.ceil(neurons / LOIHI1_NEURONS_PER_CORE)])
+    work = _total((SYNAPTIC_TIME, additions + pixels), (UPDATE_TIME, updates), (SPIKE_TIME, sent))
+    waits = _total((STEP_TIME, own.steps + len(neuron_counts)))
+    added, multiplied = additions + updates, np.array([input_synapses, timesteps * input_synapses])
+    if is_poisson:
+        added, multiplied = added + pixels, 0 * multiplied
     relay_joules = None
     if relays.spikes is not None and relays.synaptic_operations is not None:
-        relay_joules = _joules((relays.synaptic_operations,) * 2, relay_updates, (relays.spikes,) * 2)
+        relay_joules = _joules(relays.synaptic_operations, relay_updates, relays.spikes)
+    circuit_operations = own.synaptic_operations + high * own.further_synaptic_operations
+    circuit_joules = _joules(circuit_operations, circuit_updates, own.spikes + high * own.further_spikes)
     return Estimate(
         timesteps=timesteps,
         synaptic_operations=synaptic_operations,
         membrane_updates=updates,
         spikes=spikes,
-        loihi1_joules=_joules(reached, updates, sent),
-        loihi1_seconds=(low, high),
-        arithmetic_joules=_total((ADD_ENERGY, added), (MULTIPLY_ENERGY, multiplied)),
+        loihi1_joules=_joules(additions + pixels, updates, sent),
+        loihi1_seconds=_interval(work / cores + waits),
+        arithmetic_joules=_interval(_total((ADD_ENERGY, added), (MULTIPLY_ENERGY, multiplied))),
         relay_synaptic_operations=relays.synaptic_operations,
         relay_membrane_updates=relay_updates,
         relay_spikes=relays.spikes,
         relay_loihi1_joules=relay_joules,
         circuit_membrane_updates=None if circuit is None else circuit_updates,
-        circuit_loihi1_joules=None
-        if circuit is None
-        else _joules(circuit_operations, circuit_updates, (own.spikes, own.spikes + own.further_spikes)),
+        circuit_loihi1_joules=None if circuit is None else circuit_joules,
     )
 
 
-def _joules(synaptic_operations: Interval, updates: int, spikes: Interval) -> Interval:
+def _joules(synaptic_operations: Array | float, updates: int, spikes: Array | float) -> Interval:
     """Energy of these events on Loihi 1."""
-    return _total((SYNAPTIC_ENERGY, synaptic_operations), (UPDATE_ENERGY, (updates, updates)), (SPIKE_ENERGY, spikes))
+    return _interval(_total((SYNAPTIC_ENERGY, synaptic_operations), (UPDATE_ENERGY, updates), (SPIKE_ENERGY, spikes)))
 
 
-def _total(*events: tuple[tuple[Constant, Constant], Interval]) -> Interval:
-    """What events cost at both ends of the range: constants times counts."""
-    low = high = 0.0
-    for (least, most), (fewest, largest) in events:
-        low += least.value * fewest
-        high += most.value * largest
+def _total(*events: tuple[tuple[Constant, Constant], Array | float]) -> Array:
+    """The cost of events at both ends; their number is the same at both, or (low, high)."""
+    return np.asarray(sum(np.array([end.value for end in ends]) * number for ends, number in events))
+
+
+def _interval(ends: Array) -> Interval:
+    low, high = ends.tolist()
     return low, high
 
 
 def energy(estimates: Sequence[Estimate], multiply_accumulates: int | None, *, is_poisson: bool = False) -> Energy:
     """Return ``estimates`` with their boundary and the CNN's arithmetic: ``multiply_accumulates`` per image."""
-    low, high = (one.value for one in MULTIPLY_ENERGY)
     count = multiply_accumulates
     return Energy(
         boundary=f"{POISSON_BOUNDARY if is_poisson else BOUNDARY} {ARITHMETIC}",
-        cnn_arithmetic_joules=None if count is None else (low * count, high * count),
+        cnn_arithmetic_joules=None if count is None else _interval(_total((MULTIPLY_ENERGY, count))),
         estimates=tuple(estimates),
         constants=CONSTANTS,
     )

@@ -21,7 +21,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from fractions import Fraction
 from typing import Literal
 
 import numpy as np
@@ -37,7 +36,6 @@ from loihi_convert.chip.partition import (
     Saving,
     Tile,
     cores_of,
-    narrowed,
     savings,
     without_channels,
 )
@@ -117,7 +115,7 @@ class Chips:
     source_cores
         Neurocores of the neurons that pass the bias source's spike on, one each.
     placed
-        The layers' geometry, for `savings` and `narrower`.
+        The layers' geometry, for `savings`.
     input_cores
         Neurocores of the input as a layer of neurons; not part of `cores`.
     """
@@ -165,18 +163,6 @@ class Chips:
     def savings(self) -> tuple[Saving, ...]:
         """What would save most, the best first."""
         return savings(self.placed)
-
-    def narrower(self, cores: int) -> tuple[str, CoreRange] | None:
-        """Return how many channels every layer but the last may keep ("3/4") to fit ``cores``, and what it then takes.
-
-        In eighths; None if not even one eighth fits.
-        """
-        for eighths in range(7, 0, -1):
-            layers = narrowed(self.placed, eighths)
-            low, high = (count + self.source_cores for count in cores_of(*layers))
-            if high <= cores and all(layer.partitions()[0].fits for layer in layers):
-                return str(Fraction(eighths, 8)), (low, high)
-        return None
 
     @property
     def boundary(self) -> str:
