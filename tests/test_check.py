@@ -856,9 +856,9 @@ def test_biases_of_sigma_delta_neurons_are_shifted_by_the_exponents_of_the_file(
     """24 bits, less 6 of `state_exp`, less `spike_exp`, which files of this package set to 0."""
     datasets = {"neuron/type": np.array(b"SDNN"), "bias": np.array([0, most])}
     layer = StockLayer("dense", datasets, None, spike_exp=spike_exp)
-    assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is None
+    assert not any(biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer))
     layer = replace(layer, datasets={**datasets, "bias": np.array([0, most + 1])})
-    assert biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer) is not None
+    assert any(biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer))
 
 
 def test_a_geometry_that_is_not_finite_or_too_large_is_read_as_minus_1() -> None:

@@ -354,7 +354,7 @@ def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
         return ()
     chips = _resources(network, options)
     for layer in chips.layers:
-        if (violation := the_synapses_of_a_neuron_fit_one_core(layer)) is not None:
+        for violation in the_synapses_of_a_neuron_fit_one_core(layer):
             hint = f"{violation.fix} {_remedies(chips)}"
             raise InputError(violation.found, where=layer.name, expected=violation.allowed, hint=hint)
     low, high = chips.cores
