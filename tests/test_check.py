@@ -50,7 +50,7 @@ from loihi_convert.checks.network_rules import (
     network_activity,
 )
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import Chips, network_resources, neuron_costs, resources
+from loihi_convert.chip.resources import Chips, Populated, network_resources, neuron_costs, resources
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset, Target
@@ -546,7 +546,7 @@ def test_channels_that_never_fire_have_no_synapse_to_themselves() -> None:
     ],
 )
 def test_taps_on_the_padding_are_no_synapses(shape: tuple[int, ...], synapse: Conv, fan_in: int) -> None:
-    (layer,) = resources(shape, [("conv", synapse)]).layers
+    (layer,) = resources(shape, [Populated("conv", synapse)]).layers
     assert layer.fan_in == fan_in
     assert layer.synapses == synapse.fan_in(shape).sum() == synapse.fan_out(shape).sum()
 
@@ -602,7 +602,7 @@ BROKEN_SIZES = [
 def test_a_network_too_large(
     rule: str, shape: Any, synapses: Any, severity: str, layer: str | None, named: list[str]
 ) -> None:
-    chips = resources(shape, synapses)
+    chips = resources(shape, [Populated(*one) for one in synapses])
     found = {
         finding.rule: finding
         for finding in (
@@ -616,14 +616,16 @@ def test_a_network_too_large(
 
 def test_more_chips_are_advised_only_if_they_help() -> None:
     """129 cores need 2 chips; the synapses of the neurons of a layer of 16,001 inputs fit no core."""
-    assert resources((1, 64, 64), BROKEN_SIZES[0][2]).needed == 2  # type: ignore[arg-type]
-    layers = [("conv", Conv(np.ones((64, 1, 1, 1)))), ("fc", Dense(np.ones((1, 2**18))))]
+    broken = [Populated(*one) for one in BROKEN_SIZES[0][2]]  # type: ignore[attr-defined]
+    assert resources((1, 64, 64), broken).needed == 2
+    layers = [Populated("conv", Conv(np.ones((64, 1, 1, 1)))), Populated("fc", Dense(np.ones((1, 2**18))))]
     (found,) = findings(NEUROCORE_RULES, [(None, resources((1, 64, 64), layers))], "loihi2")
     assert found.fix == "Use fewer channels, or a stride instead of a pooling."
 
 
 def test_more_chips_hold_more() -> None:
-    chips = resources((1, 64, 64), BROKEN_SIZES[0][2], chips=2)  # type: ignore[arg-type]
+    broken = [Populated(*one) for one in BROKEN_SIZES[0][2]]  # type: ignore[attr-defined]
+    chips = resources((1, 64, 64), broken, chips=2)
     assert "the network fits the chips" not in {
         finding.rule for finding in findings(NEUROCORE_RULES, [(None, chips)], "loihi2")
     }

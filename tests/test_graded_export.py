@@ -26,7 +26,7 @@ from loihi_convert.backends.lava.lava_backend import LavaBackend
 from loihi_convert.backends.reference import ReferenceBackend, run_graded
 from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import network_resources, neuron_costs, resources
+from loihi_convert.chip.resources import Populated, network_resources, neuron_costs, resources
 from loihi_convert.conversion import graded_rounding
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.conversion.graded_rounding import compensated
@@ -746,7 +746,7 @@ def test_check_predicts_the_resources_of_the_file(model: Callable[[], nn.Module]
     """Groups before the last layer, such as those of a maximum, are written out for a constant channel."""
     cnn = replace(to_relu_network(model(), SHAPE), task=task)
     made = to_graded(cnn, images()).network
-    found = resources(SHAPE, [(layer.name, layer.synapse) for layer in made.layers[1:]])  # type: ignore[misc]
+    found = resources(SHAPE, [Populated(layer.name, layer.synapse) for layer in made.layers[1:]])  # type: ignore[arg-type]
     (predicted,) = (cost for cost in neuron_costs(cnn) if cost.neurons == "graded")
     assert (predicted.cores, predicted.neuron_count) == (found.cores, sum(layer.neurons for layer in found.layers))
     own = sum(layer.neurons for layer in network_resources(cnn).layers)

@@ -134,25 +134,10 @@ class EarlyExit(Record):
 def choose_margin(
     outputs: Array, labels: Array | None, *, split: HeldOutSplit, tolerance_points: float = TOLERANCE_POINTS
 ) -> MarginChoice:
-    """Return the smallest margin that loses at most ``tolerance_points`` of accuracy against T.
+    """Return the smallest margin that loses at most ``tolerance_points`` (0..100) of accuracy against T.
 
-    Parameters
-    ----------
-    outputs
-        Outputs for images that are not part of the run, integers ``(N, T, outputs)``.
-    labels
-        ``(N,)``; without them, the class after T counts as correct.
-    split
-        The split of the images.
-    tolerance_points
-        Percentage points, 0..100.
-
-    Raises
-    ------
-    UsageError
-        If the tolerance is out of range.
-    DataError
-        If ``outputs`` have a wrong shape, or there is not one label per image.
+    ``outputs``, integers ``(N, T, outputs)``, are those of images of ``split`` that are not part of the run, ``labels``
+    ``(N,)``; without them, the class after T counts as correct.
     """
     margins, average_timesteps, correct_counts = _trade(outputs, labels)
     image_count, timesteps, _ = outputs.shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
@@ -21,8 +20,7 @@ def candidates(job: Job) -> Mapping[str, Runner]:
 
 def _runner(job: Job, size: int) -> Runner:
     def run(images: Array) -> tuple[float, Array]:
-        seconds = 0.0
-        potentials: list[np.ndarray[Any, Any]] = []
+        seconds, potentials = 0.0, list[Array]()
         with open_backend("ref") as backend:
             for start in range(0, len(images), size or len(images)):
                 began = time.perf_counter()
