@@ -168,28 +168,18 @@ LOIHI1_NEURONS_PER_CORE: Final = 1024
 """Compartments of a neurocore of Loihi 1 (Davies et al. 2018)."""
 
 
-def _boundary(low: str, high: str) -> str:
-    """What the figures for Loihi 1 include and exclude; ``low`` and ``high``: how pixels are counted at each end."""
-    return (
-        "Estimated from counted spikes, not measured on a chip. Included: synaptic operations, membrane updates and "
-        "spikes of the cores of Loihi 1, and the barrier after each step; for the circuit of stock neurons (target "
-        "loihi2), also its own synapses and neurons, and 2P steps per image, P the smallest power of two >= T. Not "
-        "included: static power, host, input and output, management processors, links between chips. Low: the lower "
-        f"of Intel's simulated constants and those that SANA-FE fitted to a board; {low}; all 128 cores equally busy. "
-        f"High: the higher of both; {high}; only as many cores as hold the neurons; the most spikes that the circuit "
-        "may send in steps T + 1 to P. No energy per operation of Loihi 2 is public. A published measurement on "
-        "Loihi 2, lava-dl's PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
-    )
-
-
-BOUNDARY: Final = _boundary("pixels as a current that costs nothing", "all pixels through their synapses in every step")
-"""The boundary for networks whose pixels are numbers."""
-
-POISSON_BOUNDARY: Final = _boundary(
-    "without the Poisson spikes of the pixels and their synapses",
-    "with a spike of every pixel in every step, and its synapses",
+BOUNDARY: Final = (
+    "Estimated from counted spikes, not measured on a chip. Included: synaptic operations, membrane updates and "
+    "spikes of the cores of Loihi 1, and the barrier after each step; for the circuit of stock neurons (target "
+    "loihi2), also its own synapses and neurons, and 2P steps per image, P the smallest power of two >= T. Not "
+    "included: static power, host, input and output, management processors, links between chips. Low: the lower "
+    "of Intel's simulated constants and those that SANA-FE fitted to a board; pixels as a current that costs nothing, "
+    "or without their Poisson spikes; all 128 cores equally busy. High: the higher of both; all pixels through their "
+    "synapses in every step, Poisson spikes, too; only as many cores as hold the neurons; the most spikes that the "
+    "circuit may send in steps T + 1 to P. No energy per operation of Loihi 2 is public. A published measurement on "
+    "Loihi 2, lava-dl's PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
 )
-"""The boundary for networks whose pixels are Poisson spikes."""
+"""What the figures for Loihi 1 include and exclude, and how pixels are counted at each end."""
 
 ARITHMETIC: Final = (
     "Arithmetic: the same counts as additions, and those of the CNN as multiplications and additions, from 8-bit "
@@ -364,12 +354,12 @@ def _interval(ends: Array) -> Interval:
     return low, high
 
 
-def energy(estimates: Sequence[Estimate], multiply_accumulates: int | None, *, is_poisson: bool = False) -> Energy:
+def energy(estimates: Sequence[Estimate], multiply_accumulates: int | None) -> Energy:
     """Return ``estimates`` with their boundary and the CNN's arithmetic: ``multiply_accumulates`` per image."""
-    count = multiply_accumulates
+    of_cnn = None if multiply_accumulates is None else _interval(_total((MULTIPLY_ENERGY, multiply_accumulates)))
     return Energy(
-        boundary=f"{POISSON_BOUNDARY if is_poisson else BOUNDARY} {ARITHMETIC}",
-        cnn_arithmetic_joules=None if count is None else _interval(_total((MULTIPLY_ENERGY, count))),
+        boundary=f"{BOUNDARY} {ARITHMETIC}",
+        cnn_arithmetic_joules=of_cnn,
         estimates=tuple(estimates),
         constants=CONSTANTS,
     )

@@ -367,7 +367,7 @@ def _energy(
             circuit=events,
         )
 
-    return energy([at(point) for point in points], multiply_accumulates, is_poisson=is_poisson)
+    return energy([at(point) for point in points], multiply_accumulates)
 
 
 def _notes(classes: ExpectedClasses) -> Iterator[str]:

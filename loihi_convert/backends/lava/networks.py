@@ -177,11 +177,8 @@ def synapse_process(synapse: Conv | Dense, input_shape: Shape, bits: int, *, eve
         weight=factor * _conv_weight(synapse)[:, ::-1, ::-1],
         weight_exp=weight_exp,
         input_shape=input_shape[::-1],
-        padding=synapse.padding[::-1],
-        stride=synapse.stride[::-1],
-        dilation=synapse.dilation[::-1],
-        groups=synapse.groups,
         num_message_bits=bits,
+        **_geometry(synapse),
     )
 
 
@@ -222,13 +219,15 @@ def batch_synapse(layer: QuantizedLayer, input_shape: Shape, batch_size: int) ->
     return ConvGemm(
         _conv_weight(synapse),
         input_shape[::-1],
-        padding=synapse.padding[::-1],
-        stride=synapse.stride[::-1],
-        dilation=synapse.dilation[::-1],
-        groups=synapse.groups,
         pool=synapse.pool[::-1],
         batch_size=batch_size,
+        **_geometry(synapse),
     )
+
+
+def _geometry(synapse: Conv) -> dict[str, Any]:
+    axes = {name: getattr(synapse, name)[::-1] for name in ("padding", "stride", "dilation")}
+    return {**axes, "groups": synapse.groups}
 
 
 def _conv_weight(synapse: Conv) -> Array:
