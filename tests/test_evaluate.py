@@ -50,6 +50,13 @@ def small_network(timesteps: int = 2) -> QuantizedNetwork:
     )
 
 
+def one_layer(weight: Array, *neuron: Array, timesteps: int = 1) -> QuantizedNetwork:
+    """Two pixels -> one layer, with ``neuron`` = thresholds and initial potentials, or none."""
+    neurons, scale = IntegerNeuron(*neuron) if neuron else None, np.ones(len(weight))
+    layer = QuantizedLayer("only", Dense(weight), neurons, scale, largest_input=255)
+    return QuantizedNetwork((1, 1, 2), (layer,), timesteps, timesteps, pixel_bits=8, reset="soft")
+
+
 def small_run() -> RunResult:
     """Potentials that are 10 for the predicted class and 0 elsewhere; every spike reaches 3 synapses."""
     return RunResult(
@@ -160,15 +167,7 @@ def test_a_spiking_readout_that_clips_before_its_reset(weight: int, saturated: i
 
 def test_a_spiking_readout_counts_as_a_spiking_layer() -> None:
     """Two classes, no hidden layer; of 2 images the first fires class 0, 1, 1 and the second class 1 once, at T = 3."""
-    neuron = IntegerNeuron(np.array([5, 5]), np.array([0, 0]))
-    network = QuantizedNetwork(
-        input_shape=(1, 1, 2),
-        layers=(QuantizedLayer("only", Dense(np.array([[1, 0], [2, 3]])), neuron, np.ones(2), largest_input=255),),
-        timesteps=3,
-        max_timesteps=3,
-        pixel_bits=8,
-        reset="soft",
-    )
+    network = one_layer(np.array([[1, 0], [2, 3]]), np.array([5, 5]), np.array([0, 0]), timesteps=3)
     fired = np.array([[[1, 0], [0, 1], [0, 1]], [[0, 0], [0, 0], [0, 1]]], np.bool_)
     counts = fired.sum(axis=2, keepdims=True)
     # The potentials speak against it.
@@ -185,14 +184,7 @@ def test_a_spiking_readout_counts_as_a_spiking_layer() -> None:
 
 
 def test_network_without_hidden_layers() -> None:
-    network = QuantizedNetwork(
-        input_shape=(1, 1, 2),
-        layers=(QuantizedLayer("only", Dense(np.array([[1, 0], [2, 3]])), None, np.ones(2), largest_input=255),),
-        timesteps=1,
-        max_timesteps=1,
-        pixel_bits=8,
-        reset="soft",
-    )
+    network = one_layer(np.array([[1, 0], [2, 3]]))
     nothing = np.zeros((2, 1, 0), np.int64)
     evaluation = evaluate(RunResult(np.zeros((2, 1, 2), np.int32), nothing, nothing, 1.0, 0.0), network)
     point = evaluation.points[0]
@@ -303,14 +295,7 @@ def test_an_accuracy_is_clearly_above_that_of_a_constant_or_not(
 
 
 def test_one_output_tells_two_classes_apart() -> None:
-    network = QuantizedNetwork(
-        input_shape=(1, 1, 2),
-        layers=(QuantizedLayer("only", Dense(np.array([[1, 2]])), None, np.ones(1), largest_input=255),),
-        timesteps=1,
-        max_timesteps=1,
-        pixel_bits=8,
-        reset="soft",
-    )
+    network = one_layer(np.array([[1, 2]]))
     nothing = np.zeros((3, 1, 0), np.int64)
     result = RunResult(np.array([-1, 0, 5], np.int32).reshape(3, 1, 1), nothing, nothing, 1.0, 0.0)
     found = evaluate(result, network, ExpectedClasses(np.array([0, 1, 1]), np.array([0, 0, 1])))
