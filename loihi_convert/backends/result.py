@@ -139,29 +139,22 @@ def concatenated(results: Sequence[RunResult]) -> RunResult:
     """
     if len(results) == 1:
         return results[0]
-    first = results[0]
-    wrapped = [result.wrapped_images for result in results if result.wrapped_images is not None]
-    saturated = [result.saturated_images for result in results if result.saturated_images is not None]
-    return RunResult(
-        potentials=np.concatenate([result.potentials for result in results]),
-        spike_counts=np.concatenate([result.spike_counts for result in results]),
-        synaptic_operations=np.concatenate([result.synaptic_operations for result in results]),
-        seconds=sum(result.seconds for result in results),
-        startup_seconds=sum(result.startup_seconds for result in results),
-        output_spikes=concatenated_if_known([result.output_spikes for result in results]),
-        channel_spikes=tuple(
-            np.sum(layer, axis=0) for layer in zip(*(result.channel_spikes for result in results), strict=True)
-        ),
-        traces=tuple(
-            LayerTrace(
-                concatenated_if_known([trace.spikes for trace in layer]),
-                np.concatenate([trace.potentials for trace in layer]),
-            )
-            for layer in zip(*(result.traces for result in results), strict=True)
-        ),
-        wrapped_images=None if first.wrapped_images is None else sum(wrapped),
-        saturated_images=None if first.saturated_images is None else sum(saturated),
+    whole: dict[str, Any] = {"measured": {}}
+    for name in ("potentials", "spike_counts", "synaptic_operations", "output_spikes"):
+        whole[name] = concatenated_if_known([getattr(result, name) for result in results])
+    for name in ("seconds", "startup_seconds", "wrapped_images", "saturated_images"):
+        numbers = [getattr(result, name) for result in results]
+        whole[name] = None if numbers[0] is None else sum(numbers)
+    by_layer = zip(*(result.channel_spikes for result in results), strict=True)
+    whole["channel_spikes"] = tuple(np.sum(layer, axis=0) for layer in by_layer)
+    whole["traces"] = tuple(
+        LayerTrace(
+            concatenated_if_known([trace.spikes for trace in layer]),
+            np.concatenate([trace.potentials for trace in layer]),
+        )
+        for layer in zip(*(result.traces for result in results), strict=True)
     )
+    return replace(results[0], **whole)
 
 
 def are_saturated(potentials: Array) -> Array:
