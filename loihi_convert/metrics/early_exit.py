@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -165,66 +165,55 @@ def evaluate_early_exit(
     cnn_predictions: Array | None = None,
     circuit: CircuitWork | None = None,
 ) -> EarlyExit:
-    """Return the results of early exit on the images of ``result``.
+    """Return the results of early exit on the images of ``result``; ``choice`` is of the same network and T.
 
-    Parameters
-    ----------
-    result
-        A run of N images over T time steps.
-    choice
-        Chosen with the same network and T on other images.
-    labels, cnn_predictions
-        ``(N,)``: the class of each image, and the CNN's class for it, if known.
-    circuit
-        As in `evaluation.evaluate`.
-
-    Raises
-    ------
-    DataError
-        If the shapes do not match.
+    ``labels`` and ``cnn_predictions`` are ``(N,)``, if known; ``circuit`` as in `evaluation.evaluate`.
     """
     outputs = result.outputs
     highest, predictions = _highest_leads(outputs), classes_of(outputs)
     per_step = result.synaptic_operations.sum(axis=2) + (0 if circuit is None else circuit.synaptic_operations)
     operations = per_step.cumsum(axis=1)
-    points = tuple(
-        _exit_point(margin, _steps(highest, margin), predictions, operations, labels, cnn_predictions)
-        for margin in (*sorted({choice.margin, *choice.curve_margins}), None)
-    )
-    steps = _steps(highest, choice.margin)
-    needed, all_steps = _at(operations, steps).mean(), operations[:, -1].mean()
+
+    def at(margin: int | None) -> ExitPoint:
+        steps = _steps(highest, margin)
+        classes, stopped = _at(predictions, steps), np.bincount(steps).cumsum()
+        correct = share(classes, labels)
+        return ExitPoint(
+            margin=margin,
+            average_timesteps=float(steps.mean()),
+            median_timesteps=int(np.argmax(2 * stopped >= len(steps))),
+            percentile_95_timesteps=int(np.argmax(100 * stopped >= 95 * len(steps))),
+            correct_count=correct.matches,
+            accuracy=correct.fraction,
+            accuracy_interval=correct.interval,
+            agreement_with_cnn=share(classes, cnn_predictions).fraction,
+            agreement_with_last=float((classes == predictions[:, -1]).mean()),
+            synaptic_operations=float(_at(operations, steps).mean()),
+        )
+
+    steps, all_steps = _steps(highest, choice.margin), operations[:, -1].mean()
     return EarlyExit(
         choice=choice,
-        points=points,
+        points=tuple(map(at, (*sorted({choice.margin, *choice.curve_margins}), None))),
         exit_share=tuple((np.bincount(steps - 1, minlength=choice.timesteps) / len(steps)).tolist()),
-        synaptic_operations_saved=float(1 - needed / all_steps) if all_steps else None,
+        synaptic_operations_saved=float(1 - _at(operations, steps).mean() / all_steps) if all_steps else None,
     )
 
 
-def _exit_point(
-    margin: int | None,
-    steps: Array,
-    predictions: Array,
-    operations: Array,
-    labels: Array | None,
-    cnn_predictions: Array | None,
-) -> ExitPoint:
-    """Results if each image stops after its step, ``steps`` ``(N,)``; classes and operations by step are ``(N, T)``."""
-    classes = _at(predictions, steps)
-    stopped = np.bincount(steps).cumsum()
-    correct = None if labels is None else int((classes == labels).sum())
-    return ExitPoint(
-        margin=margin,
-        average_timesteps=float(steps.mean()),
-        median_timesteps=int(np.argmax(2 * stopped >= len(steps))),
-        percentile_95_timesteps=int(np.argmax(100 * stopped >= 95 * len(steps))),
-        correct_count=correct,
-        accuracy=None if labels is None else float((classes == labels).mean()),
-        accuracy_interval=None if correct is None else wilson_interval(correct, len(steps)),
-        agreement_with_cnn=None if cnn_predictions is None else float((classes == cnn_predictions).mean()),
-        agreement_with_last=float((classes == predictions[:, -1]).mean()),
-        synaptic_operations=float(_at(operations, steps).mean()),
-    )
+class Share(NamedTuple):
+    """How many images have the expected class, the fraction, and its Wilson interval; None if unknown."""
+
+    matches: int | None
+    fraction: float | None
+    interval: Interval | None
+
+
+def share(predictions: Array | None, expected: Array | None) -> Share:
+    """Return on how many of N images the classes, both ``(N,)``, are equal."""
+    if predictions is None or expected is None:
+        return Share(None, None, None)
+    count, images = int(np.count_nonzero(predictions == expected)), len(expected)
+    return Share(count, count / images, wilson_interval(count, images))
 
 
 def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:

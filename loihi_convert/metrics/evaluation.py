@@ -24,11 +24,11 @@ from loihi_convert.external import AnyNetwork
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.options import Record
-from loihi_convert.ground.statistics import POOR_CNN, Interval, constant_accuracy, wilson_interval
+from loihi_convert.ground.statistics import POOR_CNN, Interval, constant_accuracy
 from loihi_convert.ir.graded import OUT_OF_RANGE
 from loihi_convert.ir.network import class_count, classes_of
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit
+from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit, share
 from loihi_convert.metrics.regression import (
     Regression,
     RegressionOutputs,
@@ -262,7 +262,7 @@ def evaluate(
     # Of binary spikes, only stock neurons count the images on which u wraps.
     if isinstance(network, QuantizedNetwork) and result.wrapped_images is not None:
         circuit = CircuitWork(result, network)
-    cnn = _share(classes.cnn, classes.labels)
+    cnn = share(classes.cnn, classes.labels)
     own_timesteps = run_timesteps if network.timesteps is None else network.timesteps
     further = (min(own_timesteps, run_timesteps), *(steps for steps in timesteps if steps <= run_timesteps))
     reported = sorted({*reported_timesteps(run_timesteps), *further})
@@ -306,12 +306,12 @@ def _points(
 ) -> Iterator[Point]:
     """Yield the figures after each of ``timesteps``."""
     predictions, image_count = result.predictions, len(result.potentials)
-    cnn, relays = _share(classes.cnn, classes.labels), relay_work(result, network)
+    cnn, relays = share(classes.cnn, classes.labels), relay_work(result, network)
     neurons = np.array([math.prod(shape) for shape in network.shapes[: len(network.spiking_layers)]], np.int64)
     for steps in timesteps:
         fixed = predictions[:, steps - 1]
         floating = None if classes.floating is None else classes.floating[:, steps - 1]
-        correct, of_float = _share(fixed, classes.labels), _share(floating, classes.labels)
+        correct, of_float = share(fixed, classes.labels), share(floating, classes.labels)
         lost = None if cnn.matches is None or correct.matches is None else cnn.matches - correct.matches
         spikes = result.spike_counts[:, :steps].sum(axis=(0, 1))
         operations = result.synaptic_operations[:, :steps].sum(axis=(0, 1)) / image_count
@@ -331,8 +331,8 @@ def _points(
             float_accuracy=of_float.fraction,
             float_accuracy_interval=of_float.interval,
             conversion_loss_points=None if lost is None else 100 * lost / image_count,
-            agreement_with_cnn=_share(fixed, classes.cnn).fraction,
-            agreement_with_float=_share(fixed, floating).fraction,
+            agreement_with_cnn=share(fixed, classes.cnn).fraction,
+            agreement_with_float=share(fixed, floating).fraction,
             spikes_per_image=float((spikes / image_count).sum()),
             synaptic_operations=float(operations.sum()) + (of_circuit or 0.0),
             synaptic_operations_per_layer=tuple(operations.tolist()),
@@ -376,10 +376,10 @@ def _notes(classes: ExpectedClasses) -> Iterator[str]:
     yield from same_class_notes(labels, of_cnn)
     if labels is not None and of_cnn is not None:
         accuracy = float(np.mean(of_cnn == labels))
-        if (share := constant_accuracy(accuracy, labels)) is not None:
+        if (constant := constant_accuracy(accuracy, labels)) is not None:
             yield (
                 f"{POOR_CNN}classifies {100 * accuracy:.2f} % of these images, and always predicting their most "
-                f"frequent class {100 * share:.2f} %: check the labels, the class order, and the normalization."
+                f"frequent class {100 * constant:.2f} %: check the labels, the class order, and the normalization."
             )
 
 
@@ -413,21 +413,6 @@ def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
 def reported_timesteps(timesteps: int) -> tuple[int, ...]:
     """Return 1, 2, 4, ... below ``timesteps`` (at least 1), then ``timesteps`` itself."""
     return (*(2**exponent for exponent in range((timesteps - 1).bit_length())), timesteps)
-
-
-class _Share(NamedTuple):
-    """How many images have the expected class, the fraction, and its interval; None if unknown."""
-
-    matches: int | None
-    fraction: float | None
-    interval: Interval | None
-
-
-def _share(predictions: Array | None, expected: Array | None) -> _Share:
-    if predictions is None or expected is None:
-        return _Share(None, None, None)
-    count, images = int(np.count_nonzero(predictions == expected)), len(expected)
-    return _Share(count, count / images, wilson_interval(count, images))
 
 
 def _saturated_images(result: RunResult, network: AnyNetwork) -> int:

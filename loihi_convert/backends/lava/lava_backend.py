@@ -219,11 +219,9 @@ class LavaBackend(Backend):
 
 
 def fitting_batch_size(network: Spiking[Any], image_count: int) -> int:
-    """Return how many of ``image_count`` images to put into a batch, for speed without using much memory.
+    """Return how many of ``image_count`` images to put into a batch: enough to hide Lava's overhead for each step.
 
-    Lava's overhead per step is small compared with the work for a few dozen images of a small network, or for a few
-    images of a large one. A neuron takes about 30 bytes per image, 2 of them in shared memory, which is scarce in
-    containers. Batches are as equal in size as possible.
+    A neuron takes about 30 bytes per image, 2 of them in shared memory, which is scarce in containers.
     """
     neurons = sum(math.prod(shape) for shape in (network.input_shape, *network.shapes))
     most = max(1, min(MAX_BATCH, MAX_NEURONS // neurons))
