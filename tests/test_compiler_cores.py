@@ -286,10 +286,3 @@ def test_what_saves_most() -> None:
     assert (stride.before, stride.after) == ((32 + 16,) * 2, (8 + 16,) * 2)
     assert (channels.layer, channels.change, channels.after) == ("conv1", "63 channels instead of 64", (16, 16))
     assert channels.sentence == "63 channels instead of 64 in conv1 (16 instead of 32 neurocores)"
-
-
-def test_what_limits_a_layer() -> None:
-    """5 x 5 taps of 128 channels are 3,200 rows of 5 words, for 50 channels at most: 64 are halved."""
-    for height, limit in ((8, "neurons"), (4, "synaptic memory")):
-        chips = resources((128, height, 8), [Populated("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
-        assert (chips.layers[0].cores, chips.layers[0].limit, chips.savings) == ((2, 2), limit, ())

@@ -25,7 +25,6 @@ from loihi_convert.errors import DataError, InputError, NetxError, RangeError, U
 from loihi_convert.external.readers import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.simulation import (
     DEFAULT_NORMALIZATION,
-    LayerStep,
     lif_step,
     pixel_inputs,
     run_cuba,
@@ -428,13 +427,3 @@ def test_a_run_without_input_neurons_records_that_its_pixels_were_not_normalized
     assert invoke("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run").code == 0
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert (manifest["mean"], manifest["std"]) == (None, None)
-
-
-def test_states_start_from_zero_for_every_image(tmp_path: Path) -> None:
-    """An image's result does not depend on its neighbours."""
-    network = external.read_external(write_external(tmp_path / "model.net", small_layers()))
-    images = np.random.default_rng(1).integers(0, 256, (4, 2, 5, 4)).astype(np.uint8)
-    together = run_cuba(network, images, 5).potentials
-    alone = np.concatenate([run_cuba(network, images[index : index + 1], 5).potentials for index in range(4)])
-    assert np.array_equal(together, alone)
-    assert isinstance(next(simulate(network, np.zeros((1, 2, 5, 4), np.int32), 1))[0], LayerStep)

@@ -313,18 +313,6 @@ def test_reported_timesteps(timesteps: int, expected: tuple[int, ...]) -> None:
     assert reported_timesteps(timesteps) == expected
 
 
-Z = 1.959963984540054
-
-
-@pytest.mark.parametrize("count", [1, 10, 400, 10_000])
-def test_wilson_interval_at_its_ends_and_its_middle(count: int) -> None:
-    # p = 1 leaves n / (n + z^2); p = 1/2 is symmetric with half width z / (2 sqrt(n + z^2)).
-    assert wilson_interval(count, count) == pytest.approx((count / (count + Z**2), 1.0), abs=1e-12)
-    assert wilson_interval(0, count) == pytest.approx((0.0, Z**2 / (count + Z**2)), abs=1e-12)
-    half = Z / (2 * math.sqrt(2 * count + Z**2))
-    assert wilson_interval(count, 2 * count) == pytest.approx((0.5 - half, 0.5 + half), abs=1e-12)
-
-
 @settings(deadline=None)
 @given(st.integers(0, 3000), st.integers(0, 3000))
 def test_mcnemars_test_is_the_binomial_test_of_the_images_that_differ(only_first: int, only_second: int) -> None:
