@@ -29,14 +29,7 @@ from loihi_convert.ir.graded import OUT_OF_RANGE
 from loihi_convert.ir.network import class_count, classes_of
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice, evaluate_early_exit, share
-from loihi_convert.metrics.regression import (
-    Regression,
-    RegressionOutputs,
-    evaluate_regression,
-    means,
-    output_names,
-    regression_notes,
-)
+from loihi_convert.metrics.regression import Regression, RegressionOutputs, means, output_names
 from loihi_convert.metrics.work import CircuitWork, LayerSize, known, layer_sizes, relay_work
 
 MAX_COUNT: Final = 1e15
@@ -291,8 +284,8 @@ def evaluate(
         wrapped_images=None if network.is_graded else result.wrapped_images,
         # Loihi 1, whose costs are public, cannot send graded spikes.
         energy=None if network.is_graded else _energy(network, points, macs, circuit),
-        notes=(*(_notes(classes) if numbers is None else regression_notes(numbers)), *_range_notes(result, network)),
-        regression=None if numbers is None else evaluate_regression(numbers, reported),
+        notes=(*(_notes(classes) if numbers is None else numbers.notes()), *_range_notes(result, network)),
+        regression=None if numbers is None else numbers.evaluated(reported),
         is_graded=network.is_graded,
     )
 

@@ -116,25 +116,36 @@ class RegressionOutputs(NamedTuple):
     cnn_outputs: Array | None = None
     float_outputs: Array | None = None
 
+    def evaluated(self, timesteps: Sequence[int]) -> Regression:
+        """Return the errors after each of ``timesteps``, all within the run."""
 
-def evaluate_regression(numbers: RegressionOutputs, timesteps: Sequence[int]) -> Regression:
-    """Return the errors after each of ``timesteps``, all within the run."""
+        def at(steps: int) -> RegressionPoint:
+            found = self.outputs[:, steps - 1]
+            floating = None if self.float_outputs is None else self.float_outputs[:, steps - 1]
+            return RegressionPoint(
+                timesteps=steps,
+                to_targets=errors(found, self.targets),
+                to_cnn=errors(found, self.cnn_outputs, relative_noise=_FLOAT32_NOISE),
+                float_to_targets=errors(floating, self.targets),
+            )
 
-    def point(steps: int) -> RegressionPoint:
-        found = numbers.outputs[:, steps - 1]
-        floating = None if numbers.float_outputs is None else numbers.float_outputs[:, steps - 1]
-        return RegressionPoint(
-            timesteps=steps,
-            to_targets=errors(found, numbers.targets),
-            to_cnn=errors(found, numbers.cnn_outputs, relative_noise=_FLOAT32_NOISE),
-            float_to_targets=errors(floating, numbers.targets),
-        )
+        own = errors(self.cnn_outputs, self.targets)
+        return Regression(output_names=self.names, cnn=own, points=tuple(map(at, timesteps)))
 
-    return Regression(
-        output_names=numbers.names,
-        cnn=errors(numbers.cnn_outputs, numbers.targets),
-        points=tuple(map(point, timesteps)),
-    )
+    def notes(self) -> Iterator[str]:
+        """Yield notes needed to interpret the errors."""
+        for array, what in ((self.targets, "target"), (self.cnn_outputs, "output of the CNN")):
+            if array is not None and len(array) > 1:
+                same = np.flatnonzero((array == array[0]).all(axis=0))
+                if len(same):
+                    names = ", ".join(self.names[index] for index in same)
+                    yield f"All {len(array):,} images have the same {what} ({names}), for which R^2 is undefined."
+        own = errors(self.cnn_outputs, self.targets)
+        if own is not None and own.mean.r2 is not None and own.mean.r2 <= 0:
+            yield (
+                f"{POOR_CNN}has an R^2 of {own.mean.r2:.4f} on these images: always predicting their mean "
+                "is as good. Check the targets and the normalization."
+            )
 
 
 def errors(found: Array | None, expected: Array | None, *, relative_noise: float = 0.0) -> Errors | None:
@@ -169,22 +180,6 @@ def mean_errors(point: RegressionPoint) -> dict[str, float | None]:
     for suffix, found in (("", point.to_targets), ("_to_cnn", point.to_cnn), ("_float", point.float_to_targets)):
         columns[f"rmse{suffix}"], columns[f"r2{suffix}"] = means(found)
     return columns
-
-
-def regression_notes(numbers: RegressionOutputs) -> Iterator[str]:
-    """Yield notes needed to interpret the errors."""
-    for array, what in ((numbers.targets, "target"), (numbers.cnn_outputs, "output of the CNN")):
-        if array is not None and len(array) > 1:
-            same = np.flatnonzero((array == array[0]).all(axis=0))
-            if len(same):
-                names = ", ".join(numbers.names[index] for index in same)
-                yield f"All {len(array):,} images have the same {what} ({names}), for which R^2 is undefined."
-    own = errors(numbers.cnn_outputs, numbers.targets)
-    if own is not None and own.mean.r2 is not None and own.mean.r2 <= 0:
-        yield (
-            f"{POOR_CNN}has an R^2 of {own.mean.r2:.4f} on these images: always predicting their mean "
-            "is as good. Check the targets and the normalization."
-        )
 
 
 def output_names(network: QuantizedNetwork | GradedNetwork) -> tuple[str, ...]:
