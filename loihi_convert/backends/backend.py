@@ -105,7 +105,7 @@ class Backend(ABC):
 
     name: BackendName
 
-    def __init__(self, options: BackendOptions) -> None:
+    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
         self.options = options
 
     @property

@@ -9,7 +9,7 @@ from typing import Final
 
 import numpy as np
 
-from loihi_convert.backends.backend import Backend, BackendOptions
+from loihi_convert.backends.backend import Backend
 from loihi_convert.backends.result import RunResult, are_saturated, check_run, require_result_size
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import BackendName
@@ -31,9 +31,6 @@ class ReferenceBackend(Backend):
     """
 
     name: BackendName = "ref"
-
-    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
-        super().__init__(options)
 
     def run(
         self,
