@@ -130,21 +130,7 @@ class CubaNetwork(Spiking[CubaLayer]):
 
 
 class Link(NamedTuple):
-    """One layer of the chain, without its neurons.
-
-    Parameters
-    ----------
-    name
-        Its place in the file, such as ``layer 3``.
-    synapse
-        Integer weights and biases. The weights of a dense layer are those of Lava's synapse, see `dense_weights`.
-    shape
-        Shape of the layer's neurons: ``(C, H, W)`` or ``(N,)``.
-    stock
-        The layer as stored.
-    weight_shift
-        Bits by which the weighted sum is shifted right again.
-    """
+    """One layer of the chain, as in `CubaLayer`, with its shape, ``(C, H, W)`` or ``(N,)``, and as it is stored."""
 
     name: str
     synapse: Conv | Dense | PixelBias
