@@ -445,22 +445,6 @@ def test_a_host_dies_with_its_parent(is_script: bool, tmp_path: Path, temporary:
     assert_nothing_is_left(session, temporary)
 
 
-def test_without_lava_the_error_says_what_to_do(
-    tmp_path: Path, temporary: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "lava.py").write_text("raise ModuleNotFoundError(\"No module named 'lava'\")")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
-    with (
-        LavaBackend() as backend,
-        pytest.raises(PlatformError) as raised,
-    ):
-        backend.run(SMALL, pixels(4), 1)
-    assert raised.value.where == "sim"
-    assert "No module named 'lava'" in raised.value.found
-    assert "`loihi-convert doctor`" in raised.value.hint
-    assert list(temporary.iterdir()) == []
-
-
 def test_a_full_disk_is_noticed_before_the_run(temporary: Path) -> None:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     with LavaBackend() as backend:
