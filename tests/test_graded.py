@@ -13,7 +13,7 @@ from support.external_files import LayerData, lava_dl_file, write_external
 from loihi_convert import external
 from loihi_convert.backends.reference import run_graded
 from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
-from loihi_convert.external.simulation import DEFAULT_NORMALIZATION, sdnn_inputs
+from loihi_convert.external.simulation import DEFAULT_NORMALIZATION, pixel_inputs
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
@@ -231,7 +231,7 @@ def test_a_file_of_another_tool_is_run_from_the_settled_state(tmp_path: Path, in
         states = list(global_steps(network, [0 * x[np.newaxis]] * 4 + [x[np.newaxis]] * 4))
         outputs.append(states[-1][-1].sigma[0])
         sent.append([np.count_nonzero(states[4 + layer][layer].messages) for layer in range(2)])
-    result = run_graded(network, sdnn_inputs(network, images, DEFAULT_NORMALIZATION))
+    result = run_graded(network, pixel_inputs(network, images, DEFAULT_NORMALIZATION))
     assert np.array_equal(result.potentials[:, 0], outputs)
     assert np.array_equal(result.spike_counts[:, 0], sent)
     done = invoke("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run", "--json")

@@ -133,12 +133,6 @@ def _decayed(state: Array, decay: int) -> Array:
     return np.asarray(np.sign(product) * (np.abs(product) >> limits.DECAY_BITS), np.int32)
 
 
-def sdnn_inputs(network: GradedNetwork, images: Array, normalization: Normalization) -> Array:
-    """Return what enters the input neurons of ``network`` for uint8 ``images``, ``(N, C, H, W)``."""
-    require_images(network, images, normalization)
-    return pixel_inputs(network, images, normalization)
-
-
 DEFAULT_NORMALIZATION: Final = Normalization((0.5,), (0.5,))
 """To -1..1, as in lava-dl's test networks."""
 
@@ -171,14 +165,14 @@ def require_images(network: CubaNetwork | GradedNetwork, images: Array, normaliz
 
 
 def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, normalization: Normalization) -> Array:
-    """Return uint8 images ``(N, C, H, W)`` as inputs for `simulate`, or for sigma-delta neurons: int32
+    """Return what enters a network for uint8 images ``(N, C, H, W)``, checked by `require_images`: int32
     ``(N, *input_shape)``.
 
     Input neurons get ``trunc(weight x + bias)`` with x = (pixel / 255 - mean) / std. A synapse gets the pixels, 0..255,
     as 8-bit graded spikes.
     """
-    synapse = network.layers[0].synapse
-    values = images.astype(np.float64)
+    require_images(network, images, normalization)
+    synapse, values = network.layers[0].synapse, images.astype(np.float64)
     if isinstance(synapse, PixelBias):
         mean, std = (np.array(numbers).reshape(-1, 1, 1) for numbers in normalization)
         x = (values / 255 - mean) / std

@@ -19,7 +19,7 @@ from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.errors import UsageError
 from loihi_convert.external import AnyNetwork, is_external
 from loihi_convert.external.readers import CubaNetwork
-from loihi_convert.external.simulation import run_cuba, sdnn_inputs
+from loihi_convert.external.simulation import pixel_inputs, run_cuba
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.normalization import Normalization
@@ -126,7 +126,7 @@ def run_reference(
         if isinstance(network, CubaNetwork):
             return run_cuba(network, images, steps, normalization=opened.normalization, progress=progress)
         if isinstance(network, GradedNetwork) and opened.normalization is not None:
-            images = sdnn_inputs(network, images, opened.normalization)
+            images = pixel_inputs(network, images, opened.normalization)
         return ReferenceBackend(replace(backend.options, device=options.device)).run(
             network,
             images,
