@@ -40,8 +40,9 @@ from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import class_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.diagnosis import require_classification
-from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate_images, mean_errors
+from loihi_convert.metrics.evaluation import Evaluation, Point, evaluate, expected_of
 from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy, require_expectation, unjudged
+from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
@@ -324,7 +325,7 @@ class Converted:
                 ran = replace(ran, channel_spikes=result.channel_spikes, wrapped_images=result.wrapped_images)
             result = ran
         cnn = None if self.source is None else cnn_scores(self.source.compared, data.images)
-        evaluation = evaluate_images(result, network, data, cnn_outputs=cnn)
+        evaluation = evaluate(result, network, expected_of(result, network, data, cnn))
         compared = () if self.source is None else self.source.notes_on_compared
         rounding = filter(None, [data.rounding_note])
         notes = (*self._notes_on(data), *rounding, *compared, *evaluation.notes)
@@ -428,10 +429,8 @@ class Converted:
         return as_dataset(images, labels, input_shape=self._image_shape, class_count=class_count(outputs))
 
     def _run_file(self, images: Array, timesteps: int, backend: BackendName) -> RunResult:
-        with tempfile.TemporaryDirectory() as folder, open_backend(backend) as opened:
-            path = self.save(Path(folder) / _FILE)
-            with progress_bar(f"running on {backend}") as progress:
-                return opened.run(path, images, timesteps, progress=progress)
+        with open_backend(backend) as opened, progress_bar(f"running on {backend}") as progress:
+            return opened.run(self.network, images, timesteps, progress=progress)
 
     def __repr__(self) -> str:
         if self.conversion is None:

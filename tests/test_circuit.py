@@ -277,10 +277,10 @@ def test_the_file_says_its_target(tmp_path: Path) -> None:
     netx.write(network, tmp_path / "chip.net")
     assert netx.read(tmp_path / "chip.net").target == "loihi2"
     with open_backend("ref") as backend:
-        result = backend.run(tmp_path / "chip.net", images, TIMESTEPS, trace=True)
+        result = backend.run(netx.read(tmp_path / "chip.net"), images, TIMESTEPS, trace=True)
     oracle.assert_equal(network, images, result, TIMESTEPS, is_stock=True)
     with open_backend("ref", BackendOptions(neuron="own")) as backend:
-        result = backend.run(tmp_path / "chip.net", images, TIMESTEPS, trace=True)
+        result = backend.run(netx.read(tmp_path / "chip.net"), images, TIMESTEPS, trace=True)
     oracle.assert_equal(network, images, result, TIMESTEPS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,11 @@ from test_lava_circuit import pixels, two_channels
 from loihi_convert.backends.lava.exchange import LavaRun, stock_interval
 from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.energy import CircuitEvents, Estimate, estimate
-from loihi_convert.data import Dataset
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import choose_margin
-from loihi_convert.metrics.evaluation import Evaluation, evaluate, evaluate_images
+from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.metrics.work import CircuitWork
 from loihi_convert.report.run_tables import accuracy_table, energy_table
 from loihi_convert.runs.columns import FileResults, accuracy_rows, energy_rows
@@ -31,7 +31,7 @@ def evaluated(
 ) -> Evaluation:
     result = run_network(network, images, timesteps, neuron=neuron)
     choice = choose_margin(result.outputs, None, split="validation") if timesteps > 1 else None
-    return evaluate_images(result, network, Dataset(images, None), exit_choice=choice, neuron=neuron)
+    return evaluate(result, network, exit_choice=choice)
 
 
 def last_estimate(evaluation: Evaluation) -> Estimate:
@@ -93,8 +93,8 @@ def test_figures_include_the_circuit_if_it_was_run() -> None:
 
 def test_relays_also_reset_themselves() -> None:
     network = residual_network()
-    result = run_network(network, residual_images(3), 4)
-    plain, stock = (evaluate(result, network, circuit=circuit) for circuit in (None, CircuitWork(result, network)))
+    plain = run_network(network, residual_images(3), 4)
+    plain, stock = (evaluate(result, network) for result in (plain, replace(plain, wrapped_images=0)))
     for point, other, one in zip(stock.points, plain.points, (stock.energy or plain.energy).estimates, strict=True):
         assert point.relay_spikes_per_image
         assert other.relay_synaptic_operations is not None
@@ -128,6 +128,7 @@ def test_tables_give_the_share_of_the_circuit_if_there_is_one() -> None:
 COUNTING = """
 import contextlib, os, sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 import numpy as np
 from loihi_convert.backends.lava import host

@@ -23,7 +23,7 @@ from loihi_convert.chip.partition import (
     packed_dense_words,
     savings,
 )
-from loihi_convert.chip.resources import Chips, network_resources, resources
+from loihi_convert.chip.resources import Chips, Populated, network_resources, resources
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -162,7 +162,7 @@ def test_the_input_is_counted_as_the_compiler_does() -> None:
     """PilotNet's image of 200 x 66 pixels in 3 colours: ceil(200 / 16) tiles of 16 columns."""
     (row,) = (row for row in ROWS if row["type"] == "input")
     shape = tuple(int(row[name]) for name in ("channels", "height", "width"))
-    chips = resources(shape, [("conv", Conv(np.ones((24, 3, 3, 3)), stride=(2, 2)))])
+    chips = resources(shape, [Populated("conv", Conv(np.ones((24, 3, 3, 3)), stride=(2, 2)))])
     assert (chips.input_cores, chips.cores) == (int(row["cores"]), (25, 25)) == (13, (25, 25))
     assert "takes 13 more" in chips.boundary
 
@@ -259,9 +259,9 @@ def small_cnn(pool: int = 2) -> Chips:
     return resources(
         (3, 32, 32),
         [
-            ("conv1", Conv(np.ones((64, 3, 3, 3)), padding=(1, 1))),
-            ("conv2", Conv(np.ones((128, 64, 3, 3)), padding=(1, 1), pool=(pool, pool))),
-            ("fc", Dense(np.ones((10, 128)), pool=(32 // pool, 32 // pool))),
+            Populated("conv1", Conv(np.ones((64, 3, 3, 3)), padding=(1, 1))),
+            Populated("conv2", Conv(np.ones((128, 64, 3, 3)), padding=(1, 1), pool=(pool, pool))),
+            Populated("fc", Dense(np.ones((10, 128)), pool=(32 // pool, 32 // pool))),
         ],
     )
 
@@ -286,21 +286,3 @@ def test_what_saves_most() -> None:
     assert (stride.before, stride.after) == ((32 + 16,) * 2, (8 + 16,) * 2)
     assert (channels.layer, channels.change, channels.after) == ("conv1", "63 channels instead of 64", (16, 16))
     assert channels.sentence == "63 channels instead of 64 in conv1 (16 instead of 32 neurocores)"
-
-
-def test_what_limits_a_layer() -> None:
-    """5 x 5 taps of 128 channels are 3,200 rows of 5 words, for 50 channels at most: 64 are halved."""
-    for height, limit in ((8, "neurons"), (4, "synaptic memory")):
-        chips = resources((128, height, 8), [("conv", Conv(np.ones((64, 128, 5, 5)), padding=(2, 2)))])
-        assert (chips.layers[0].cores, chips.layers[0].limit, chips.savings) == ((2, 2), limit, ())
-
-
-def test_a_narrower_network_that_fits() -> None:
-    """65,536 neurons in tiles of 2,048. 56 and 48 channels fit whole, in 64 positions; 40 in 14 parts of 3, with all
-    positions. The largest of the eighths that fit is named.
-    """
-    chips = resources((3, 32, 32), [("conv1", Conv(np.ones((64, 3, 1, 1)))), ("conv2", Conv(np.ones((2, 64, 1, 1))))])
-    assert [layer.cores for layer in chips.layers] == [(32, 32), (1, 1)]
-    assert chips.narrower(17) == ("7/8", (17, 17))
-    assert chips.narrower(16) == ("5/8", (15, 15))
-    assert chips.narrower(1) is None

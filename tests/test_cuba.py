@@ -25,13 +25,12 @@ from loihi_convert.errors import DataError, InputError, NetxError, RangeError, U
 from loihi_convert.external.readers import INTEGRATOR, CubaLayer, CubaNetwork, CubaNeuron
 from loihi_convert.external.simulation import (
     DEFAULT_NORMALIZATION,
-    LayerStep,
     lif_step,
     pixel_inputs,
     run_cuba,
     simulate,
 )
-from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
@@ -188,33 +187,27 @@ def test_unmodified_lava_dl_gives_the_same_states(tmp_path: Path, has_input_neur
 
 
 @pytest.mark.parametrize(
-    ("weight_shape", "stride", "dilation", "padding", "shape", "outputs"),
+    ("weight_shape", "geometry", "shape", "outputs"),
     [
-        ((16, 32, 2, 3), (1, 1), (3, 1), (2, 1), (32, 1, 6), (16, 2, 6)),
-        ((64, 64, 2, 2), (1, 1), (8, 8), (4, 4), (64, 4, 4), (64, 4, 4)),
-        ((16, 3, 1, 5), (2, 3), (1, 1), (0, 0), (3, 10, 5), (16, 5, 1)),
+        ((16, 32, 2, 3), {"stride": (1, 1), "dilation": (3, 1), "padding": (2, 1)}, (32, 1, 6), (16, 2, 6)),
+        ((64, 64, 2, 2), {"stride": (1, 1), "dilation": (8, 8), "padding": (4, 4)}, (64, 4, 4), (64, 4, 4)),
+        ((16, 3, 1, 5), {"stride": (2, 3), "dilation": (1, 1), "padding": (0, 0)}, (3, 10, 5), (16, 5, 1)),
     ],
 )
 def test_convolutions_in_which_onednn_errs(
-    tmp_path: Path,
-    weight_shape: tuple[int, ...],
-    stride: tuple[int, int],
-    dilation: tuple[int, int],
-    padding: tuple[int, int],
-    shape: tuple[int, ...],
-    outputs: tuple[int, ...],
+    tmp_path: Path, weight_shape: Shape, geometry: dict[str, tuple[int, int]], shape: Shape, outputs: Shape
 ) -> None:
     """A dilation that jumps over a small map, and a stride that leaves one column: after one step u is 64 I."""
     rng = np.random.default_rng(0)
     weight = rng.integers(-120, 121, weight_shape)
-    geometry = {"stride": stride, "dilation": dilation, "padding": padding, "groups": 1}
-    conv = {"type": "conv", "shape": outputs, "weight": weight.astype(np.float32), **geometry, "neuron": NEURON}
+    numbers = {"shape": outputs, "weight": weight.astype(np.float32), **geometry, "groups": 1}
+    conv = {"type": "conv", **numbers, "neuron": NEURON}
     path = write_external(tmp_path / "model.net", [{"type": "input", "shape": shape}, conv])
     network = external.read_external(path)
     assert isinstance(network, CubaNetwork)
     spikes = rng.integers(0, 2, (2, *shape))
     ((step,),) = simulate(network, spikes, 1)
-    synapse = Conv(weight, stride=stride, dilation=dilation, padding=padding)
+    synapse = Conv(weight, **geometry)
     assert np.array_equal(step.u, [64 * oracle.current(synapse, image) for image in spikes])
 
 
@@ -434,13 +427,3 @@ def test_a_run_without_input_neurons_records_that_its_pixels_were_not_normalized
     assert invoke("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run").code == 0
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert (manifest["mean"], manifest["std"]) == (None, None)
-
-
-def test_states_start_from_zero_for_every_image(tmp_path: Path) -> None:
-    """An image's result does not depend on its neighbours."""
-    network = external.read_external(write_external(tmp_path / "model.net", small_layers()))
-    images = np.random.default_rng(1).integers(0, 256, (4, 2, 5, 4)).astype(np.uint8)
-    together = run_cuba(network, images, 5).potentials
-    alone = np.concatenate([run_cuba(network, images[index : index + 1], 5).potentials for index in range(4)])
-    assert np.array_equal(together, alone)
-    assert isinstance(next(simulate(network, np.zeros((1, 2, 5, 4), np.int32), 1))[0], LayerStep)

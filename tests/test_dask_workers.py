@@ -33,13 +33,13 @@ from support.dask_functions import (
 from support.shard_runs import write_files, written
 from support.strangers import assert_turned_away, listening, said
 
-from loihi_convert.backends.backend import open_backend
+from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.batch import clusters
 from loihi_convert.batch.clusters import DaskWorkers, local_cluster, slurm_cluster, standing_cluster
 from loihi_convert.batch.computation import Computation, Outcome, Store, compute_missing
 from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.data import load_data
-from loihi_convert.errors import DataError, InputError, PlatformError
+from loihi_convert.errors import DataError, PlatformError
 from loihi_convert.pipeline import running
 from loihi_convert.pipeline.opening import open_file
 from loihi_convert.pipeline.options import RunOptions
@@ -81,16 +81,13 @@ def test_two_workers_write_the_bytes_of_one_process(
     assert here == there
 
 
-def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Path, tmp_path: Path) -> None:
-    """`sim` reads the file itself; here another one is in its place."""
-    path = tmp_path / "model.net"
-    path.write_bytes((folder / "model.net").read_bytes())
-    opened, digits = open_file(path), load_data("digits")
-    work = replace(running.file_work(opened, open_backend("ref"), RunOptions()), backend="sim")
-    path.write_bytes((folder / "poisson.net").read_bytes())
-    with pytest.raises(InputError, match=r"model\.net: missing or replaced on .* since it was opened") as raised:
+def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Path) -> None:
+    opened, digits = open_file(folder / "model.net"), load_data("digits")
+    work = running.file_work(opened, open_backend("ref"), RunOptions())
+    work = replace(work, backend="sim", backend_options=BackendOptions(lava_python="/no/python"))
+    with pytest.raises(PlatformError, match="program /no/python not found") as raised:
         workers.map(running.run_work, work, divided(digits.test.images, 4, "cpu"))
-    assert raised.value.where == str(path)
+    assert raised.value.where == "lava_python"
 
 
 @pytest.fixture

@@ -59,6 +59,12 @@ def tiny_spiking(cnn: ReluNetwork) -> SpikingNetwork:
     return SpikingNetwork((1, 1, 1), layers, timesteps=2, reset="soft")
 
 
+def tiny_diagnosis() -> tuple[SpikingNetwork, Diagnosis]:
+    cnn = tiny_cnn()
+    spiking = tiny_spiking(cnn)
+    return spiking, diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+
+
 def tiny_activations(cnn: ReluNetwork, spiking: SpikingNetwork) -> dict[str, list[list[float]]]:
     networks = intermediate_networks(cnn, spiking, quantize(spiking, WHITE), timesteps=2)
     return {network.cause: [maps.ravel().tolist() for maps in network.activations(WHITE, 0)] for network in networks}
@@ -215,41 +221,27 @@ def test_a_good_network_has_nothing_to_mend(digits: Digits) -> None:
 @pytest.mark.parametrize(
     ("spoilt", "cause", "words"),
     [
-        pytest.param(
+        (
             {"timesteps": 4, "factors": dict.fromkeys(HIDDEN, 20.0)},
             "levels",
             r"thresholds are 1\d\.\d times the largest activation .*export with `method='auto'`",
-            id="thresholds 20 times too high",
         ),
-        pytest.param(
-            {"timesteps": 16, "weight_bits": 2},
-            "weights",
-            "rounded to 2 bits: export with `weight_bits=8`",
-            id="2-bit weights",
-        ),
-        pytest.param(
-            {"timesteps": 1, "initial_potential": "zero"},
-            "initial_potential",
-            "Export with `initial_potential='half'`",
-            id="T = 1 from 0",
-        ),
-        pytest.param(
+        ({"timesteps": 16, "weight_bits": 2}, "weights", "rounded to 2 bits: export with `weight_bits=8`"),
+        ({"timesteps": 1, "initial_potential": "zero"}, "initial_potential", "Export with `initial_potential='half'`"),
+        (
             {"timesteps": 16, "factors": dict.fromkeys(HIDDEN, 0.03)},
             "clipping",
             r"\d\d\.\d % of the positive activations are above the threshold",
-            id="thresholds 30 times too low",
         ),
-        pytest.param(
+        (
             {"timesteps": 64, "reset": "hard", "factors": dict.fromkeys(HIDDEN, 0.8)},
             "reset",
             "export with `reset='soft'`",
-            id="hard reset",
         ),
-        pytest.param(
+        (
             {"timesteps": 16, "amplitude": "literal", "method": "ngu-lee"},
             "amplitude",
             "export with `amplitude='compensated'`",
-            id="spikes worth 1",
         ),
     ],
 )
@@ -316,10 +308,8 @@ def test_uneven_timing_is_named() -> None:
 def test_the_options_that_made_a_file_are_not_advised(
     provenance: dict[str, object], cause: str, said: str, not_said: str
 ) -> None:
-    cnn = tiny_cnn()
-    spiking = tiny_spiking(cnn)
+    spiking, plain = tiny_diagnosis()
     network = replace(quantize(spiking, WHITE), provenance={"balance": provenance})
-    plain = diagnosis.diagnose(cnn, spiking, network, WHITE, np.zeros(1, int), 2)
     layers = tuple(layer.model_copy(update={"threshold_to_largest": 9.0}) for layer in plain.layers)
     found = plain.model_copy(update={"main_cause": cause, "layers": layers, "balanced_timesteps": plain.timesteps})
     text = " ".join(advice.advice(found, network))
@@ -331,10 +321,8 @@ def test_the_options_that_made_a_file_are_not_advised(
 
 @pytest.mark.parametrize(("pixel_bits", "advised"), [(8, "`pixel_bits=7`"), (4, "`pixel_bits=3`"), (1, None)])
 def test_fewer_pixel_bits_are_advised_than_the_file_has(pixel_bits: int, advised: str | None) -> None:
-    cnn = tiny_cnn()
-    spiking = tiny_spiking(cnn)
+    spiking, plain = tiny_diagnosis()
     network = quantize(spiking, WHITE, QuantizeOptions(pixel_bits=pixel_bits))
-    plain = diagnosis.diagnose(cnn, spiking, network, WHITE, np.zeros(1, int), 2)
     layers = [layer.model_copy(update={"weight_bits": 3 + index}) for index, layer in enumerate(plain.layers)]
     text = " ".join(advice.advice(plain.model_copy(update={"main_cause": "weights", "layers": tuple(layers)}), network))
     assert "use 3 of 8 bits" in text
@@ -452,9 +440,7 @@ def test_all_that_is_advised_exists() -> None:
     """Each cause, with each thing that changes its advice: parameters are those of Python and of `export`."""
     group = typer.main.get_command(cli.app)
     parameters = {each.name for kind in (BalanceOptions, QuantizeOptions) for each in fields(kind)} | {"timesteps"}
-    cnn = tiny_cnn()
-    spiking = tiny_spiking(cnn)
-    plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    spiking, plain = tiny_diagnosis()
     spoken = 0
     trained = {"architecture": "mnist-cnn", "data": "mnist"}
     for provenance in (
@@ -492,9 +478,7 @@ def test_training_is_advised_only_where_train_can_do_it(
     model: dict[str, str], is_trainable: bool, is_ours: bool
 ) -> None:
     """And what is known of the images: `train` leaves the validation images out, other programs may not."""
-    cnn = tiny_cnn()
-    spiking = tiny_spiking(cnn)
-    plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    spiking, plain = tiny_diagnosis()
     for bits in (4, 8):
         provenance = {"model": model, "quantize": {"weight_bits": bits}}
         network = replace(quantize(spiking, WHITE), provenance=provenance)
@@ -513,9 +497,7 @@ def test_training_is_advised_only_where_train_can_do_it(
 
 def test_a_loss_below_twice_its_standard_error_has_no_cause() -> None:
     """8 newly wrong and 2 newly right: 6 images are lost, and 2 sqrt(8 + 2) = 6.3."""
-    cnn = tiny_cnn()
-    spiking = tiny_spiking(cnn)
-    plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    _, plain = tiny_diagnosis()
     found = plain.model_copy(
         update={"image_count": 200, "lost_images": 6, "loss_points": 3.0, "newly_wrong": 8, "newly_right": 2}
         | {"is_small": False, "is_noteworthy": False, "main_cause": None}
@@ -537,9 +519,7 @@ def test_a_loss_below_twice_its_standard_error_has_no_cause() -> None:
 )
 def test_a_loss_that_the_images_cannot_show(image_count: int, changed: int, margin: float, begins: str) -> None:
     """3 / N if no class changes, else 2 sqrt(changed) / N."""
-    cnn = tiny_cnn()
-    spiking = tiny_spiking(cnn)
-    plain = diagnosis.diagnose(cnn, spiking, quantize(spiking, WHITE), WHITE, np.zeros(1, int), 2)
+    _, plain = tiny_diagnosis()
     found = plain.model_copy(
         update={"image_count": image_count, "lost_images": 0, "loss_points": 0.0, "newly_wrong": 0}
         | {"newly_right": changed, "is_small": True, "is_noteworthy": False, "main_cause": None}

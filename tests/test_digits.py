@@ -167,7 +167,7 @@ def test_ref_joins_the_digits_exactly(tmp_path: Path, reset: Reset) -> None:
     assert_whole(network, result, shown, 3)
     netx.write(network, tmp_path / "model.net")
     with ReferenceBackend() as ref:
-        assert first_difference(ref.run(tmp_path / "model.net", shown, 3, trace=True), result) is None
+        assert first_difference(ref.run(netx.read(tmp_path / "model.net"), shown, 3, trace=True), result) is None
 
 
 def test_potentials_beyond_the_range_of_one() -> None:
@@ -294,7 +294,7 @@ def test_lava_runs_both_digits(tmp_path: Path, reset: Reset) -> None:
     network, shown = quantized(reset=reset), pixels(2, seed=5)
     netx.write(network, tmp_path / "model.net")
     with LavaBackend() as lava:
-        by_lava = lava.run(tmp_path / "model.net", shown, 5, trace=True)
+        by_lava = lava.run(netx.read(tmp_path / "model.net"), shown, 5, trace=True)
     assert first_difference(by_lava, run_network(network, shown, 5, trace=True)) is None
 
 
@@ -303,5 +303,5 @@ def test_lava_clips_both_digits(tmp_path: Path) -> None:
     netx.write(saturating(), tmp_path / "model.net")
     white = np.full((1, 1, 1, 1), 255, np.uint8)
     with LavaBackend() as lava:
-        by_lava = lava.run(tmp_path / "model.net", white, 8, trace=True)
+        by_lava = lava.run(netx.read(tmp_path / "model.net"), white, 8, trace=True)
     assert first_difference(by_lava, run_network(saturating(), white, 8, trace=True)) is None

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from loihi_convert.backends.result import RunResult
-from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.metrics.early_exit import (
@@ -106,15 +105,6 @@ def test_chosen_margin_by_hand() -> None:
     assert margin_of(OUTPUTS, np.array([0, 1, 2, 0])) == 0
 
 
-def test_one_image_of_a_thousand_may_be_lost() -> None:
-    """0.1 points of 1,000 images are one image, of 999 none; the image that is wrong at first led by 7 then."""
-    classes, leads = [[1, 0], *([[0, 0]] * 999)], [[7, 9], *([[3, 9]] * 999)]
-    outputs = outputs_of(classes, leads)
-    labels = np.zeros(1000, int)
-    assert margin_of(outputs, labels) == 0
-    assert margin_of(outputs[:999], labels[:999]) == 8
-
-
 def test_the_tolerance_is_exact() -> None:
     """1.14 points of 5,000 images are 57 images, although 1.14 x 5000 is 5699.99... in floating point."""
     wrong = 57
@@ -177,14 +167,6 @@ any_outputs = st.tuples(st.integers(1, 6), st.integers(1, 5), st.integers(2, 4))
 
 
 @settings(deadline=None)
-@given(any_outputs)
-def test_no_image_stops_earlier_with_a_larger_margin(outputs: Array) -> None:
-    for image in outputs:
-        steps = [point.average_timesteps for point in points_of(image[np.newaxis], *range(14))]
-        assert steps == sorted(steps)
-
-
-@settings(deadline=None)
 @given(any_outputs, st.sampled_from([0.0, 10.0, 20.0, 100.0]), st.integers(0, 99))
 def test_the_chosen_margin_is_the_smallest_of_all_that_are_tried(outputs: Array, loss: float, seed: int) -> None:
     labels = np.random.default_rng(seed).integers(0, outputs.shape[2], len(outputs))
@@ -203,42 +185,7 @@ def test_the_margins_of_the_curve_are_the_smallest_that_reach_their_average(outp
     assert choose_margin(outputs, None, split="validation").curve_margins == tuple(sorted(expected))
 
 
-@pytest.mark.parametrize("shape", [(0, 3, 3), (2, 0, 3), (2, 3, 0), (2, 3)])
-def test_outputs_without_a_lead(shape: tuple[int, ...]) -> None:
-    with pytest.raises(DataError) as caught:
-        margin_of(np.zeros(shape, np.int32), None)
-    assert caught.value.where == "outputs"
-    assert str(shape) in caught.value.found
-
-
 def test_the_lead_of_one_output_is_its_magnitude() -> None:
     outputs = np.array([[-1, -4, 2], [3, 1, 9]], np.int32)[:, :, np.newaxis]
     found = {margin: [exit_of(image, margin) for image in outputs] for margin in (0, 3, 4, None)}
     assert found == {0: [(1, 0), (1, 1)], 3: [(2, 0), (1, 1)], 4: [(2, 0), (3, 1)], None: [(3, 1), (3, 1)]}
-
-
-def test_what_does_not_belong_together() -> None:
-    with pytest.raises(DataError) as caught:
-        points_of(OUTPUTS, -1)
-    assert (caught.value.where, caught.value.found) == ("margin", "found -1")
-    choice = choose_margin(OUTPUTS, LABELS, split="validation")
-    with pytest.raises(DataError) as caught:
-        evaluate_early_exit(run(OUTPUTS[:, :2]), choice)
-    assert (caught.value.where, caught.value.found) == ("result", "found 2 time steps")
-    assert "3" in caught.value.expected
-    with pytest.raises(DataError) as caught:
-        margin_of(OUTPUTS, LABELS[:3])
-    assert (caught.value.where, caught.value.found) == ("labels", "found shape (3,)")
-    for name in ("labels", "cnn_predictions"):
-        with pytest.raises(DataError) as caught:
-            evaluate_early_exit(run(OUTPUTS), choice, **{name: LABELS[:3]})
-        assert (caught.value.where, caught.value.found) == (name, "found shape (3,)")
-        assert "(4,)" in caught.value.expected
-
-
-@pytest.mark.parametrize("points", [-0.1, 100.1, float("nan"), float("inf")])
-def test_a_tolerance_out_of_range(points: float) -> None:
-    with pytest.raises(UsageError) as caught:
-        margin_of(OUTPUTS, LABELS, points)
-    assert (caught.value.where, caught.value.found) == ("exit_tolerance", f"found {points}")
-    assert "0..100" in caught.value.expected

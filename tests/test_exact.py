@@ -71,9 +71,9 @@ def test_lava_equals_ref_equals_the_oracle(sim: LavaBackend, tmp_path: Path, net
     network, images = random_network(network_seed)
     path = tmp_path / "model.net"
     netx.write(network, path)
-    by_lava = sim.run(path, images, TIMESTEPS, trace=True)
+    by_lava = sim.run(netx.read(path), images, TIMESTEPS, trace=True)
     with ReferenceBackend() as ref:
-        by_ref = ref.run(path, images, TIMESTEPS, trace=True)
+        by_ref = ref.run(netx.read(path), images, TIMESTEPS, trace=True)
     assert first_difference(by_lava, by_ref) is None
     oracle.assert_equal(network, images, by_lava, TIMESTEPS)
 

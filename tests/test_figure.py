@@ -16,7 +16,8 @@ from support.evaluations import entry
 from support.run_folders import write_runs
 
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.metrics.evaluation import Error, Errors, Evaluation, Regression, RegressionPoint
+from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report.chart import (
     SIZES,
     Mark,

@@ -12,13 +12,12 @@ from support.external_files import LayerData, lava_dl_file, write_external
 
 from loihi_convert import external
 from loihi_convert.backends.reference import run_graded
-from loihi_convert.data import Dataset
 from loihi_convert.errors import LoihiConvertError, NetxError, RangeError
-from loihi_convert.external.simulation import DEFAULT_NORMALIZATION, sdnn_inputs
+from loihi_convert.external.simulation import DEFAULT_NORMALIZATION, pixel_inputs
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.graded import GradedLayer, GradedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
-from loihi_convert.metrics.evaluation import evaluate_images
+from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.runs.run_folder import read_run
 from loihi_convert.simulation.graded import GradedState, frame_steps, global_steps, settled_state
 
@@ -130,7 +129,7 @@ def test_a_message_beyond_16_bits_while_the_network_settles_concerns_every_image
     network = GradedNetwork((1,), (PIXELS, dense([1], bias=integers(bias)), dense([1], sends=False)), spike_exp=0)
     result = run_graded(network, np.zeros((3, 1), np.int32))
     assert result.wrapped_images == wrapped
-    notes = evaluate_images(result, network, Dataset(np.zeros((3, 1, 1, 1), np.uint8), None)).notes
+    notes = evaluate(result, network).notes
     said = "On 3 of 3 images, a current or state exceeds 24 bits, or a message 16 bits; all images count"
     assert any(note.startswith(said) for note in notes) == bool(wrapped)
 
@@ -232,7 +231,7 @@ def test_a_file_of_another_tool_is_run_from_the_settled_state(tmp_path: Path, in
         states = list(global_steps(network, [0 * x[np.newaxis]] * 4 + [x[np.newaxis]] * 4))
         outputs.append(states[-1][-1].sigma[0])
         sent.append([np.count_nonzero(states[4 + layer][layer].messages) for layer in range(2)])
-    result = run_graded(network, sdnn_inputs(network, images, DEFAULT_NORMALIZATION))
+    result = run_graded(network, pixel_inputs(network, images, DEFAULT_NORMALIZATION))
     assert np.array_equal(result.potentials[:, 0], outputs)
     assert np.array_equal(result.spike_counts[:, 0], sent)
     done = invoke("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run", "--json")

@@ -23,10 +23,10 @@ from loihi_convert import external, netx
 from loihi_convert.backends import result
 from loihi_convert.backends.backend import open_backend
 from loihi_convert.backends.lava.lava_backend import LavaBackend
-from loihi_convert.backends.reference import run_graded
+from loihi_convert.backends.reference import ReferenceBackend, run_graded
 from loihi_convert.backends.result import RunResult, first_difference
 from loihi_convert.chip import limits
-from loihi_convert.chip.resources import network_resources, neuron_costs, resources
+from loihi_convert.chip.resources import Populated, network_resources, neuron_costs, resources
 from loihi_convert.conversion import graded_rounding
 from loihi_convert.conversion.graded import to_graded
 from loihi_convert.conversion.graded_rounding import compensated
@@ -638,7 +638,7 @@ def test_lavas_own_models_give_the_same_messages(model: Callable[[], nn.Module])
     with open_backend("sim") as backend:
         for network, is_stream in ((made, False), (made, True), (replace(made, layers=tuple(layers)), True)):
             result, expected = (
-                each.run_graded(network, images(7, seed=4), is_stream=is_stream, trace=True)
+                each.run(network, images(7, seed=4), is_stream=is_stream, trace=True)
                 for each in (backend, open_backend("ref"))
             )
             assert first_difference(result, expected) is None
@@ -673,7 +673,7 @@ def test_a_result_that_is_too_large_is_refused_before_lava_starts(
     monkeypatch.setattr(result, "MAX_TRACE", 2**16)
     with open_backend("sim") as backend:
         with pytest.raises(UsageError, match="the result of 60 images") as raised:
-            backend.run_graded(network, images(), trace=True)
+            backend.run(network, images(), trace=True)
         assert raised.value.where == "trace"
         assert backend.versions == {}
 
@@ -681,13 +681,13 @@ def test_a_result_that_is_too_large_is_refused_before_lava_starts(
 def test_a_wrong_message_is_an_error(
     network: GradedNetwork, exported: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def one_off(self: LavaBackend, network: GradedNetwork, pixels: Array, **options: Any) -> RunResult:
-        result = run_graded(network, pixels, **options)
+    def one_off(self: LavaBackend, *given: Any, **options: Any) -> RunResult:
+        result = ReferenceBackend().run(*given, **options)
         assert result.traces[1].spikes is not None
         result.traces[1].spikes[2, 0, 0, 0, 0] += 1
         return result
 
-    monkeypatch.setattr(LavaBackend, "run_graded", one_off)
+    monkeypatch.setattr(LavaBackend, "run", one_off)
     done = invoke("run", exported, "--data", "own.npz", "--backend", "sim", "--images", "5", "-o", "run")
     assert (done.code, "layer 1 spike of image 2" in done.err, Path("run").exists()) == (5, True, False)
 
@@ -746,7 +746,7 @@ def test_check_predicts_the_resources_of_the_file(model: Callable[[], nn.Module]
     """Groups before the last layer, such as those of a maximum, are written out for a constant channel."""
     cnn = replace(to_relu_network(model(), SHAPE), task=task)
     made = to_graded(cnn, images()).network
-    found = resources(SHAPE, [(layer.name, layer.synapse) for layer in made.layers[1:]])  # type: ignore[misc]
+    found = resources(SHAPE, [Populated(layer.name, layer.synapse) for layer in made.layers[1:]])  # type: ignore[arg-type]
     (predicted,) = (cost for cost in neuron_costs(cnn) if cost.neurons == "graded")
     assert (predicted.cores, predicted.neuron_count) == (found.cores, sum(layer.neurons for layer in found.layers))
     own = sum(layer.neurons for layer in network_resources(cnn).layers)

@@ -238,7 +238,7 @@ def test_ref_equals_the_graph(tmp_path_factory: pytest.TempPathFactory, case: Ca
     path = tmp_path_factory.mktemp("graph") / "model.net"
     netx.write(case.network, path)
     with ReferenceBackend() as ref:
-        result = ref.run(path, case.images, TIMESTEPS, trace=True)
+        result = ref.run(netx.read(path), case.images, TIMESTEPS, trace=True)
     GraphOracle(case.chain, case.network).assert_equal(case.images, result, TIMESTEPS)
 
 
@@ -261,8 +261,8 @@ def lava() -> Iterator[LavaBackend]:
 def test_lava_equals_the_graph(lava: LavaBackend, tmp_path: Path, seed: int) -> None:
     case, path = of_seed(seed), tmp_path / "model.net"
     netx.write(case.network, path)
-    by_lava = lava.run(path, case.images, TIMESTEPS, trace=True)
+    by_lava = lava.run(netx.read(path), case.images, TIMESTEPS, trace=True)
     with ReferenceBackend() as ref:
-        by_ref = ref.run(path, case.images, TIMESTEPS, trace=True)
+        by_ref = ref.run(netx.read(path), case.images, TIMESTEPS, trace=True)
     assert first_difference(by_lava, by_ref) is None
     assert GraphOracle(case.chain, case.network).assert_equal(case.images, by_lava, TIMESTEPS) > 0

@@ -262,12 +262,12 @@ def test_run_takes_an_external_file(
     pixels = {"type": "input", "shape": [1, 8, 8], "weight": 60, "bias": 20, "neuron": NEURON}
     path = write_external(tmp_path / "other.net", [pixels, {"type": "flatten"}, dense])
     words = ("run", path, "--data", "digits", "--images", 20, "-o", tmp_path / "refused")
-    evaluate = running.evaluate_images
+    evaluate = running.evaluate
 
     def doubted(*given: Any, **named: Any) -> Any:
         return evaluate(*given, **named).model_copy(update={"notes": ("a reason to doubt",)})
 
-    monkeypatch.setattr(running, "evaluate_images", doubted)
+    monkeypatch.setattr(running, "evaluate", doubted)
     assert run(monkeypatch, *words[:-1], tmp_path / "runs", "--json") == 0
     captured = capsys.readouterr()
     figures = json.loads(captured.out)["other"]

@@ -12,7 +12,6 @@ import pytest
 from support import networks, oracle
 from support.lava_programs import output_of
 
-from loihi_convert import netx
 from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.backends.lava.exchange import LavaRun, Timing, reset_interval, stock_interval
 from loihi_convert.backends.lava.lava_backend import LavaBackend
@@ -60,18 +59,13 @@ def pixels(*values: int) -> Array:
     return np.array(values, np.uint8).reshape(-1, 1, 1, 1)
 
 
-def written(network: QuantizedNetwork, folder: Path) -> Path:
-    netx.write(network, folder / "model.net", overwrite=True)
-    return folder / "model.net"
-
-
 def two_channels() -> QuantizedNetwork:
     """One pixel -> thresholds 10 from 0 and 20 from 5, the second with a bias of -4 -> 3 a spike and 2 a step."""
     first = layer("first", np.array([[1], [4]]), np.array([0, -4]), [10, 20], [0, 5], white=255)
     return network_of(first, layer("last", np.array([[3, 0], [0, 3]]), np.array([2, 0])))
 
 
-def test_two_channels_of_one_population_follow_their_hand_traces(simulator: LavaBackend, tmp_path: Path) -> None:
+def test_two_channels_of_one_population_follow_their_hand_traces(simulator: LavaBackend) -> None:
     """A spike where V, started at V0, reaches the channel's threshold, which is then subtracted; pixel 4, then 0.
 
     ========  ======================================  ==========================
@@ -82,7 +76,7 @@ def test_two_channels_of_one_population_follow_their_hand_traces(simulator: Lava
     Seven steps, for which P = 8. The second channel fires in the last one: its -20 must not reach the next image,
     whose pixel 0 leaves the first channel at 0 and pulls the second one down by 4 a step.
     """
-    result = simulator.run(written(two_channels(), tmp_path), pixels(4, 0, 4), 7, trace=True)
+    result = simulator.run(two_channels(), pixels(4, 0, 4), 7, trace=True)
     hidden, output = result.traces
     assert hidden.spikes is not None
     traces = [[4, 8, 2, 6, 0, 4, 8], [17, 9, 1, 13, 5, 17, 9]]
@@ -98,15 +92,13 @@ def test_two_channels_of_one_population_follow_their_hand_traces(simulator: Lava
 
 
 @pytest.mark.parametrize("timesteps", [1, 4, 5])
-def test_neurons_that_fire_to_the_end_leave_the_next_image_alone(
-    timesteps: int, simulator: LavaBackend, tmp_path: Path
-) -> None:
+def test_neurons_that_fire_to_the_end_leave_the_next_image_alone(timesteps: int, simulator: LavaBackend) -> None:
     """255 a step on a threshold of 16: about 16 times T spikes are held back when the image ends, in four layers."""
     layers = [layer("0", np.array([[1]]), None, [16], [8], white=255)]
     layers += [layer(str(index), np.array([[100]]), np.array([3]), [16], [0]) for index in (1, 2)]
     network = network_of(*layers, layer("3", np.array([[1]]), np.array([1])))
     images = pixels(255, 0, 255, 9, 0)
-    result = simulator.run(written(network, tmp_path), images, timesteps, trace=True)
+    result = simulator.run(network, images, timesteps, trace=True)
     oracle.assert_equal(network, images, result, timesteps, is_stock=True)
     # Nothing wraps here, so soft-reset neurons give the same.
     oracle.assert_equal(network, images, replace(result, wrapped_images=None), timesteps)
@@ -114,18 +106,18 @@ def test_neurons_that_fire_to_the_end_leave_the_next_image_alone(
 
 
 def test_random_networks_equal_ref_and_the_oracle(
-    circuit_seed: int, simulator: LavaBackend, leaky: LavaBackend, tmp_path: Path
+    circuit_seed: int, simulator: LavaBackend, leaky: LavaBackend
 ) -> None:
     network, images = networks.random_loihi2_network(circuit_seed)
     timesteps, leaks = 1 + circuit_seed % 7, circuit_seed % 4 == 3
-    result = (leaky if leaks else simulator).run(written(network, tmp_path), images, timesteps, trace=True)
+    result = (leaky if leaks else simulator).run(network, images, timesteps, trace=True)
     oracle.assert_equal(network, images, result, timesteps, is_stock=True, leaks=leaks)
     neuron = neuron_model(network, leak=leaks)
     reference = run_network(network, images, timesteps, trace=True, neuron=neuron)
     assert first_difference(result, reference) is None
 
 
-def test_a_leak_takes_a_4096th_a_step_rounded_away_from_zero(leaky: LavaBackend, tmp_path: Path) -> None:
+def test_a_leak_takes_a_4096th_a_step_rounded_away_from_zero(leaky: LavaBackend) -> None:
     """Pixel 5, weight 1, threshold 10: u = 320 64ths more a step, less a 64th of what was there, fires above 9 x 64.
 
     ====  ==================  ======================================  ==========
@@ -138,7 +130,7 @@ def test_a_leak_takes_a_4096th_a_step_rounded_away_from_zero(leaky: LavaBackend,
     ====  ==================  ======================================  ==========
     """
     network = network_of(layer("0", np.array([[1]]), None, [10], [0], white=255), layer("1", np.array([[1]])))
-    result = leaky.run(written(network, tmp_path), pixels(5), 4, trace=True)
+    result = leaky.run(network, pixels(5), 4, trace=True)
     hidden = result.traces[0]
     assert hidden.spikes is not None
     assert hidden.potentials.ravel().tolist() == [5, -1, 4, -1]
@@ -188,24 +180,23 @@ def test_images_of_stock_neurons_lie_two_reset_intervals_apart() -> None:
     assert [steps.images_done(step) for step in (4, 5, 12, 13, 20, 21)] == [0, 1, 1, 2, 2, 3]
 
 
-def test_stock_neurons_are_asked_of_the_wrong_file_or_layout(simulator: LavaBackend, tmp_path: Path) -> None:
+def test_stock_neurons_are_asked_of_the_wrong_network_or_layout(simulator: LavaBackend) -> None:
     network = two_channels()
     with (
         LavaBackend(BackendOptions(lava_layout="layers")) as layers,
         pytest.raises(UsageError) as raised,
     ):
-        layers.run(written(network, tmp_path), pixels(1), 1)
+        layers.run(network, pixels(1), 1)
     assert raised.value.where == "lava_layout"
-    lava = written(replace(network, target="lava"), tmp_path)
     with (
         LavaBackend(BackendOptions(neuron="stock")) as stock,
         pytest.raises(UsageError) as raised,
     ):
-        stock.run(lava, pixels(1), 1)
+        stock.run(replace(network, target="lava"), pixels(1), 1)
     assert "the file was exported for target lava" in raised.value.found
     with LavaBackend(BackendOptions(neuron="own")) as own:
-        owned = own.run(written(network, tmp_path), pixels(4, 0), 7)
-    assert first_difference(owned, simulator.run(written(network, tmp_path), pixels(4, 0), 7)) is None
+        owned = own.run(network, pixels(4, 0), 7)
+    assert first_difference(owned, simulator.run(network, pixels(4, 0), 7)) is None
 
 
 def test_the_program_of_the_page_prints_the_spikes_of_soft_reset() -> None:

@@ -54,7 +54,7 @@ def test_round_trip_in_every_field_and_in_behaviour(tmp_path_factory: pytest.Tem
     netx.write(network, path)
     assert_same(netx.read(path), network)
     with ReferenceBackend() as ref:
-        written = ref.run(path, images, 5, trace=True)
+        written = ref.run(netx.read(path), images, 5, trace=True)
     assert first_difference(written, run_network(network, images, 5, trace=True)) is None
 
 

@@ -26,7 +26,6 @@ from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
-from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
@@ -211,8 +210,8 @@ class Wrong(ReferenceBackend):
 
     name = "sim"  # type: ignore[assignment, misc]
 
-    def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
-        result = super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
+    def run(self, *given: Any, **rest: Any) -> RunResult:
+        result = super().run(*given, **rest)
         result.potentials[-1, -1, -1] += 1
         return result
 

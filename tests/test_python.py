@@ -79,7 +79,7 @@ def test_another_interpreter_needs_nothing_but_lava(lava_alone: Path, tmp_path: 
             network, images = networks.random_network(seed)
             path = tmp_path / f"{seed}.net"
             netx.write(network, path)
-            found, expected = (backend.run(path, images, 4, trace=True) for backend in (sim, ref))
+            found, expected = (backend.run(netx.read(path), images, 4, trace=True) for backend in (sim, ref))
             assert first_difference(found, expected) is None
         assert sim.versions["numpy"] == np.__version__
         assert sim.versions["python"] == sys.version.split()[0]
@@ -97,7 +97,7 @@ def test_the_variable_can_name_this_interpreter_too(
     monkeypatch.setenv("PYTHONPATH", "/nowhere")
     monkeypatch.setenv("PYTHONHOME", "/nowhere")
     with open_backend("sim") as sim, open_backend("ref") as ref:
-        assert first_difference(sim.run(path, images, 4), ref.run(path, images, 4)) is None
+        assert first_difference(sim.run(netx.read(path), images, 4), ref.run(netx.read(path), images, 4)) is None
 
 
 def test_the_host_runs_this_package_also_if_it_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,7 +159,7 @@ def test_files_that_are_not_a_python_interpreter(
     given, where, found = NOT_PYTHON[case]
     name = given if given.startswith("/") else str(program(tmp_path, given))
     with LavaBackend(BackendOptions(lava_python=name)) as backend, pytest.raises(PlatformError) as raised:
-        backend.run(path, images, 4)
+        backend.run(netx.read(path), images, 4)
     assert raised.value.where == where
     assert found in raised.value.found
     assert "LOIHI_CONVERT_LAVA_PYTHON" in raised.value.hint
@@ -190,7 +190,7 @@ def test_an_interpreter_without_numpy_or_lava(
     _, images, path = random_file
     python = interpreter(tmp_path / "venv", lambda name: name in packages or name.startswith("numpy.libs"))
     with LavaBackend(BackendOptions(lava_python=str(python))) as backend, pytest.raises(PlatformError, match=message):
-        backend.run(path, images, 4)
+        backend.run(netx.read(path), images, 4)
 
 
 def save_untrained_model(path: Path) -> None:

@@ -27,7 +27,7 @@ from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
-from loihi_convert.metrics.evaluation import errors
+from loihi_convert.metrics.regression import errors
 from loihi_convert.netx.native import encode
 from loihi_convert.pipeline.opening import notes_on_images
 from loihi_convert.simulation.relu import cnn_scores

@@ -16,7 +16,7 @@ from loihi_convert.checks.finding import findings
 from loihi_convert.checks.network_rules import CNN_ACTIVITY_RULES, LAYER_RULES, NetworkRun, cnn_activity, layer_runs
 from loihi_convert.chip import limits
 from loihi_convert.chip.energy import SPIKE_ENERGY, SYNAPTIC_ENERGY, UPDATE_ENERGY
-from loihi_convert.chip.resources import resources
+from loihi_convert.chip.resources import Populated, resources
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.conversion.quantization import quantize
@@ -248,8 +248,11 @@ def test_resources_count_relays_and_name_their_cores() -> None:
     weight[:2] = 1
     weight[np.arange(2, 8), np.arange(6), 0, 0] = 1
     relay_of = np.array([-1, -1, 0, 1, 2, 3, 4, 5])
-    synapses = [("first", Conv(np.ones((6, 1, 1, 1), np.int32))), ("second", Conv(weight))]
-    chips = resources((1, 64, 64), synapses, relays=[None, relay_of])
+    synapses = [
+        Populated("first", Conv(np.ones((6, 1, 1, 1), np.int32))),
+        Populated("second", Conv(weight), None, relay_of),
+    ]
+    chips = resources((1, 64, 64), synapses)
     first, second = chips.layers
     assert (first.relay_neurons, first.cores, first.relay_cores) == (0, (8, 8), (0, 0))
     assert (second.neurons, second.relay_neurons) == (8 * 4096, 6 * 4096)
@@ -267,8 +270,8 @@ def test_cores_of_dense_relays() -> None:
     weight = np.ones((1160, 160), np.int32)
     weight[1000:] = np.eye(160)
     relay_of = np.concatenate([np.full(1000, -1), np.arange(160)])
-    first, second = ("first", Dense(np.ones((160, 4), np.int32))), ("second", Dense(weight))
-    _, layer = resources((4,), [first, second], relays=[None, relay_of]).layers
+    first = Populated("first", Dense(np.ones((160, 4), np.int32)))
+    _, layer = resources((4,), [first, Populated("second", Dense(weight), None, relay_of)]).layers
     assert (layer.cores, layer.relay_neurons, layer.relay_cores) == ((4, 8), 160, (0, 1))
 
 

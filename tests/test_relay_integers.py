@@ -275,6 +275,6 @@ def test_lava_equals_ref_in_every_layer(lava: LavaBackend, tmp_path: Path, way: 
         path = tmp_path / f"{name}.net"
         netx.write(network, path)
         pixels = images(2, seed=7)
-        by_lava = lava.run(path, pixels, TIMESTEPS, trace=True)
+        by_lava = lava.run(netx.read(path), pixels, TIMESTEPS, trace=True)
         assert first_difference(by_lava, run_network(network, pixels, TIMESTEPS, trace=True)) is None
         assert wrong_spikes(NETWORKS[name], spikes_of(by_lava)) == 0

@@ -18,7 +18,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import InputError
 from loihi_convert.face import Result
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.metrics.evaluation import ExpectedClasses, evaluate
 from loihi_convert.report.build import write_report
 from loihi_convert.report.run_tables import accuracy_table, energy_table, layer_table
 from loihi_convert.runs.columns import FileResults
@@ -31,7 +31,7 @@ LABELS_OF_RUN = LABELS[:IMAGES]
 def residual_run(name: str = "model") -> FileResults:
     network = residual_network()
     result = run_network(network, residual_images(IMAGES), 8)
-    return FileResults(name, evaluate(result, network, labels=LABELS_OF_RUN), result, network)
+    return FileResults(name, evaluate(result, network, ExpectedClasses(LABELS_OF_RUN)), result, network)
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -23,7 +23,7 @@ from loihi_convert import cli
 from loihi_convert.chip.energy import CONSTANTS
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.files import sha256
-from loihi_convert.metrics.evaluation import Error, Errors, Regression, RegressionPoint
+from loihi_convert.metrics.regression import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report import build
 from loihi_convert.report.chart import Axes, Mark, Series, outside
 from loihi_convert.report.entries import most_complete_of

@@ -22,7 +22,8 @@ from loihi_convert.cli.run_output import (
     verdict,
 )
 from loihi_convert.ground.statistics import POOR_CNN, Z_SCORE
-from loihi_convert.metrics.evaluation import Evaluation, RegressionOutputs, evaluate_regression
+from loihi_convert.metrics.evaluation import Evaluation
+from loihi_convert.metrics.regression import RegressionOutputs
 from loihi_convert.pipeline.running import FileRun, RunFolder
 
 CURVE = (120, 190, 194, 196)
@@ -38,9 +39,7 @@ def _regression(
         ("y",), outputs, targets=wanted if has_targets else None, cnn_outputs=wanted + cnn_error if has_cnn else None
     )
     known = entry(CURVE, labels=None, has_cnn=False, has_float=False).evaluation
-    return known.model_copy(
-        update={"regression": evaluate_regression(numbers, [point.timesteps for point in known.points])}
-    )
+    return known.model_copy(update={"regression": numbers.evaluated([point.timesteps for point in known.points])})
 
 
 @pytest.mark.parametrize(

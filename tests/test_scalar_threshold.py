@@ -164,7 +164,7 @@ def test_the_file_holds_one_number_and_is_read_as_one_per_channel(tmp_path: Path
     assert_same(found, network)
     assert found.thresholds == "scalar"
     with ReferenceBackend() as ref:
-        oracle.assert_equal(network, digits_like(3, 2), ref.run(path, digits_like(3, 2), 4, trace=True), 4)
+        oracle.assert_equal(network, digits_like(3, 2), ref.run(netx.read(path), digits_like(3, 2), 4, trace=True), 4)
 
 
 @pytest.mark.lava
@@ -174,7 +174,7 @@ def test_lava_runs_it_bit_for_bit(tmp_path: Path) -> None:
             path, network = tmp_path / f"{reset}.net", scalar_network(5, reset)  # type: ignore[arg-type]
             netx.write(network, path)
             images = digits_like(5, 3)
-            oracle.assert_equal(network, images, backend.run(path, images, 6, trace=True), 6)
+            oracle.assert_equal(network, images, backend.run(netx.read(path), images, 6, trace=True), 6)
 
 
 def hard_and_scalar() -> QuantizedNetwork:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,8 +12,7 @@ from loihi_convert import netx
 from loihi_convert.backends.reference import ReferenceBackend
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data import DataSplits, load_data
-from loihi_convert.errors import InputError, VerificationError
-from loihi_convert.ground.arrays import Array
+from loihi_convert.errors import VerificationError
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.pipeline.opening import OpenedFile, open_file
@@ -47,45 +47,21 @@ class SecondIsWrong(ReferenceBackend):
 
     name = "sim"  # type: ignore[assignment, misc]
 
-    def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
-        result = super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
-        if path.name == NAMES[1]:
+    runs = 0
+
+    def run(self, *given: Any, **rest: Any) -> RunResult:
+        result = super().run(*given, **rest)
+        self.runs += 1
+        if self.runs == 2:
             result.potentials[1, 2, 3] += 1
         return result
 
 
-class SecondIsDamagedMeanwhile(ReferenceBackend):
-    """A backend that truncates the second file while the first one runs."""
-
-    name = "sim"  # type: ignore[assignment, misc]
-
-    def run(self, path: Path, images: Array, timesteps: int, **rest: object) -> RunResult:
-        result = super().run(path, images, timesteps, **rest)  # type: ignore[arg-type]
-        if path.name == NAMES[0]:
-            second = path.with_name(NAMES[1])
-            second.write_bytes(second.read_bytes()[:-1])
-        return result
-
-
-@pytest.mark.parametrize(
-    ("backend", "error", "found"),
-    [
-        (SecondIsWrong, VerificationError, "output potential of image 1 at T = 3, index (3,)"),
-        (SecondIsDamagedMeanwhile, InputError, "missing or replaced"),
-    ],
-)
-def test_the_second_of_three_files_fails(
-    tmp_path: Path,
-    digits: DataSplits,
-    files: list[OpenedFile],
-    backend: type[ReferenceBackend],
-    error: type[InputError | VerificationError],
-    found: str,
-) -> None:
-    with pytest.raises(error) as caught:
-        run_into_folder(tmp_path / "runs", files, backend(), digits, digits.test[:5])
+def test_the_second_of_three_files_fails(tmp_path: Path, digits: DataSplits, files: list[OpenedFile]) -> None:
+    with pytest.raises(VerificationError) as caught:
+        run_into_folder(tmp_path / "runs", files, SecondIsWrong(), digits, digits.test[:5])
     assert caught.value.where == str(tmp_path / NAMES[1])
-    assert found in str(caught.value)
+    assert "output potential of image 1 at T = 3, index (3,)" in str(caught.value)
     assert sorted(path.name for path in tmp_path.iterdir()) == list(NAMES)
 
 

@@ -1,7 +1,6 @@
-"""Backends that run exported files: one interface, interchangeable implementations.
+"""Backends that run networks: one interface, interchangeable implementations.
 
-Every backend returns the same integers, bit for bit. In `run`, each reads the exported *file*, so that the shipped file
-is tested.
+Every backend returns the same integers, bit for bit.
 
 ==========  =================================  =========================================
 name        implementation                     what it is

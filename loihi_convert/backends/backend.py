@@ -1,9 +1,8 @@
-"""A backend runs exported files: its interface, its options, and how it is opened by name."""
+"""A backend runs networks: its interface, its options, and how it is opened by name."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, get_args
 
 from loihi_convert.backends.loihi2.board import Board
@@ -91,7 +90,7 @@ class BackendOptions:
 
 
 class Backend(ABC):
-    """Runs exported files; a context manager, because some backends hold processes.
+    """Runs networks; a context manager, because some backends hold processes.
 
     Parameters
     ----------
@@ -106,7 +105,7 @@ class Backend(ABC):
 
     name: BackendName
 
-    def __init__(self, options: BackendOptions) -> None:
+    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
         self.options = options
 
     @property
@@ -122,31 +121,20 @@ class Backend(ABC):
     @abstractmethod
     def run(
         self,
-        path: Path,
+        network: QuantizedNetwork | GradedNetwork,
         images: Array,
-        timesteps: int,
+        timesteps: int = 1,
         *,
         trace: bool = False,
         first_image: int = 0,
+        is_stream: bool = False,
         progress: Progress = no_progress,
     ) -> RunResult:
-        """Run ``images`` (uint8 ``(N, C, H, W)``) for ``timesteps`` steps each through the network in ``path``.
+        """Run uint8 ``images``, ``(N, *input_shape)``, through ``network`` for ``timesteps`` steps each.
 
         ``first_image`` is the index of the first of them in the whole run, if they are a part of it: it counts for
-        Poisson input.
+        Poisson input. ``is_stream`` is for graded spikes, as in `backends.reference.run_graded`.
         """
-
-    @abstractmethod
-    def run_graded(
-        self,
-        network: GradedNetwork,
-        images: Array,
-        *,
-        is_stream: bool = False,
-        trace: bool = False,
-        progress: Progress = no_progress,
-    ) -> RunResult:
-        """Run ``images`` (uint8 ``(N, *input_shape)``) through graded spikes, see `backends.reference.run_graded`."""
 
     def __enter__(self) -> Self:
         return self

@@ -1,18 +1,16 @@
-"""Backend `ref`: the exact integers of the file, simulated on the CPU or a GPU; graded spikes on the CPU."""
+"""Backend `ref`: the exact integers of a network, simulated on the CPU or a GPU; graded spikes on the CPU."""
 
 from __future__ import annotations
 
 import math
 import time
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 
-from loihi_convert import netx
-from loihi_convert.backends.backend import Backend, BackendOptions
-from loihi_convert.backends.result import LayerTrace, RunResult, are_saturated, check_run, require_result_size
+from loihi_convert.backends.backend import Backend
+from loihi_convert.backends.result import RunResult, are_saturated, check_run, require_result_size
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.progress import Progress, no_progress
@@ -24,7 +22,7 @@ from loihi_convert.simulation.simulator import Block, Simulator
 
 
 class ReferenceBackend(Backend):
-    """Runs exported files exactly as Lava's CPU simulator does, without Lava.
+    """Runs networks exactly as Lava's CPU simulator does, without Lava.
 
     Parameters
     ----------
@@ -34,21 +32,20 @@ class ReferenceBackend(Backend):
 
     name: BackendName = "ref"
 
-    def __init__(self, options: BackendOptions = BackendOptions()) -> None:
-        super().__init__(options)
-
     def run(
         self,
-        path: Path,
+        network: QuantizedNetwork | GradedNetwork,
         images: Array,
-        timesteps: int,
+        timesteps: int = 1,
         *,
         trace: bool = False,
         first_image: int = 0,
+        is_stream: bool = False,
         progress: Progress = no_progress,
     ) -> RunResult:
         """See `backends.Backend.run`."""
-        network = netx.read(path)
+        if isinstance(network, GradedNetwork):
+            return run_graded(network, images, is_stream=is_stream, trace=trace, progress=progress)
         return run_network(
             network,
             images,
@@ -59,18 +56,6 @@ class ReferenceBackend(Backend):
             device=self.options.device,
             progress=progress,
         )
-
-    def run_graded(
-        self,
-        network: GradedNetwork,
-        images: Array,
-        *,
-        is_stream: bool = False,
-        trace: bool = False,
-        progress: Progress = no_progress,
-    ) -> RunResult:
-        """See `backends.reference.run_graded`."""
-        return run_graded(network, images, is_stream=is_stream, trace=trace, progress=progress)
 
 
 def run_network(
@@ -94,7 +79,7 @@ def run_network(
     neuron = neuron or neuron_model(network)
     recording = Recording(counts=True, spikes=trace, potentials=trace, clipping=neuron.is_circuit)
     simulator = Simulator(network, recording, device=device, neuron=neuron)
-    result = _unfilled(network, len(images), timesteps, trace=trace)
+    result = RunResult.unfilled(network, len(images), timesteps, trace=trace)
     has_wrapped, has_saturated = np.zeros((2, len(images)), np.bool_)
 
     def take(block: Block) -> None:
@@ -124,29 +109,6 @@ def run_network(
         startup_seconds=ready - started,
         wrapped_images=int(has_wrapped.sum()) if neuron.is_circuit else None,
         saturated_images=int(has_saturated.sum()) if network.low_bits else None,
-    )
-
-
-def _unfilled(network: QuantizedNetwork | GradedNetwork, image_count: int, timesteps: int, *, trace: bool) -> RunResult:
-    """A result whose arrays are to be filled; counts by channel start at 0."""
-    moments, spiking = (image_count, timesteps), len(network.spiking_layers)
-    outputs = (*moments, math.prod(network.shapes[-1]))
-    spike_type = np.int32 if network.is_graded else np.bool_
-    return RunResult(
-        potentials=np.empty(outputs, np.int32),
-        spike_counts=np.empty((*moments, spiking), np.int64),
-        synaptic_operations=np.empty((*moments, spiking), np.int64),
-        seconds=0,
-        startup_seconds=0,
-        output_spikes=np.empty(outputs, np.bool_) if network.readout == "spikes" else None,
-        channel_spikes=tuple(np.zeros((timesteps, shape[0]), np.int64) for shape in network.shapes[:spiking]),
-        traces=tuple(
-            LayerTrace(
-                np.empty((*moments, *shape), spike_type) if network.is_graded or index < spiking else None,
-                np.empty((*moments, *shape), np.int32),
-            )
-            for index, shape in enumerate(network.shapes if trace else ())
-        ),
     )
 
 
@@ -194,8 +156,8 @@ def run_graded(
     started = time.perf_counter()
     require_result_size(network, len(inputs), 1, trace=trace)
     count = len(inputs)
-    result = _unfilled(network, count, 1, trace=trace)
-    fan_outs = [fan_out.reshape(-1) for fan_out in network.fan_outs]
+    result = RunResult.unfilled(network, count, 1, trace=trace)
+    fan_outs = network.fan_outs
     state = start = settled_state(network)
     leaves_range = np.full(count, any(layer.leaves_range.any() for layer in start))
     ready = time.perf_counter()
@@ -203,14 +165,10 @@ def run_graded(
     for first in range(0, count, at_once):
         rows = slice(first, min(first + at_once, count))
         state = next(frame_steps(network, [inputs[rows]], state if is_stream else start))
-        images = rows.stop - first
-        result.potentials[rows, 0] = state[-1].activation.reshape(images, -1)
+        result.potentials[rows, 0] = state[-1].activation.reshape(rows.stop - first, -1)
         leaves_range[rows] |= np.any([layer.leaves_range for layer in state], axis=0)
-        for index, (layer, fan_out, spikes) in enumerate(zip(state, fan_outs, result.channel_spikes, strict=False)):
-            is_sent = (layer.messages != 0).reshape(images, -1)
-            result.spike_counts[rows, 0, index] = is_sent.sum(axis=1)
-            result.synaptic_operations[rows, 0, index] = is_sent @ fan_out
-            spikes[0] += is_sent.reshape(images, spikes.shape[1], -1).sum(axis=(0, 2))
+        for index, (layer, fan_out) in enumerate(zip(state, fan_outs, strict=False)):
+            result.count(rows, 0, index, layer.messages != 0, fan_out)
         for traced, layer in zip(result.traces, state, strict=False):
             assert traced.spikes is not None
             traced.spikes[rows, 0], traced.potentials[rows, 0] = layer.messages, layer.activation

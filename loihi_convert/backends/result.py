@@ -81,6 +81,36 @@ class RunResult:
     saturated_images: int | None = None
     measured: Mapping[str, float] = field(default_factory=dict)
 
+    @classmethod
+    def unfilled(cls, network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False) -> RunResult:
+        """Return a result whose arrays are to be filled; counts by channel start at 0."""
+        moments, spiking = (images, timesteps), len(network.spiking_layers)
+        outputs = (*moments, math.prod(network.shapes[-1]))
+        spike_type = np.int32 if network.is_graded else np.bool_
+        return cls(
+            potentials=np.empty(outputs, np.int32),
+            spike_counts=np.empty((*moments, spiking), np.int64),
+            synaptic_operations=np.empty((*moments, spiking), np.int64),
+            seconds=0,
+            startup_seconds=0,
+            output_spikes=np.empty(outputs, np.bool_) if network.readout == "spikes" else None,
+            channel_spikes=tuple(np.zeros((timesteps, shape[0]), np.int64) for shape in network.shapes[:spiking]),
+            traces=tuple(
+                LayerTrace(
+                    np.empty((*moments, *shape), spike_type) if network.is_graded or index < spiking else None,
+                    np.empty((*moments, *shape), np.int32),
+                )
+                for index, shape in enumerate(network.shapes if trace else ())
+            ),
+        )
+
+    def count(self, rows: slice, step: int, layer: int, fired: Array, fan_out: Array) -> None:
+        """Count what a spiking layer sends in one step: bool ``(B, *shape)`` of the images ``rows``."""
+        per_image, channels = fired.reshape(len(fired), -1), self.channel_spikes[layer]
+        self.spike_counts[rows, step, layer] = per_image.sum(axis=1)
+        self.synaptic_operations[rows, step, layer] = per_image @ fan_out.reshape(-1)
+        channels[step] += per_image.reshape(len(fired), channels.shape[1], -1).sum(axis=(0, 2))
+
     def with_joined_digits(self, low_bits: int) -> RunResult:
         """Return the result with a two-digit readout joined, see `ir.quantized.split`; unchanged for 0 bits."""
         if not low_bits:
@@ -109,29 +139,22 @@ def concatenated(results: Sequence[RunResult]) -> RunResult:
     """
     if len(results) == 1:
         return results[0]
-    first = results[0]
-    wrapped = [result.wrapped_images for result in results if result.wrapped_images is not None]
-    saturated = [result.saturated_images for result in results if result.saturated_images is not None]
-    return RunResult(
-        potentials=np.concatenate([result.potentials for result in results]),
-        spike_counts=np.concatenate([result.spike_counts for result in results]),
-        synaptic_operations=np.concatenate([result.synaptic_operations for result in results]),
-        seconds=sum(result.seconds for result in results),
-        startup_seconds=sum(result.startup_seconds for result in results),
-        output_spikes=concatenated_if_known([result.output_spikes for result in results]),
-        channel_spikes=tuple(
-            np.sum(layer, axis=0) for layer in zip(*(result.channel_spikes for result in results), strict=True)
-        ),
-        traces=tuple(
-            LayerTrace(
-                concatenated_if_known([trace.spikes for trace in layer]),
-                np.concatenate([trace.potentials for trace in layer]),
-            )
-            for layer in zip(*(result.traces for result in results), strict=True)
-        ),
-        wrapped_images=None if first.wrapped_images is None else sum(wrapped),
-        saturated_images=None if first.saturated_images is None else sum(saturated),
+    whole: dict[str, Any] = {"measured": {}}
+    for name in ("potentials", "spike_counts", "synaptic_operations", "output_spikes"):
+        whole[name] = concatenated_if_known([getattr(result, name) for result in results])
+    for name in ("seconds", "startup_seconds", "wrapped_images", "saturated_images"):
+        numbers = [getattr(result, name) for result in results]
+        whole[name] = None if numbers[0] is None else sum(numbers)
+    by_layer = zip(*(result.channel_spikes for result in results), strict=True)
+    whole["channel_spikes"] = tuple(np.sum(layer, axis=0) for layer in by_layer)
+    whole["traces"] = tuple(
+        LayerTrace(
+            concatenated_if_known([trace.spikes for trace in layer]),
+            np.concatenate([trace.potentials for trace in layer]),
+        )
+        for layer in zip(*(result.traces for result in results), strict=True)
     )
+    return replace(results[0], **whole)
 
 
 def are_saturated(potentials: Array) -> Array:

@@ -27,8 +27,9 @@ from loihi_convert.ground.arrays import Array, arrays_digest
 from loihi_convert.ground.files import sha256
 from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval
-from loihi_convert.metrics.evaluation import evaluate_images, mean_errors
+from loihi_convert.metrics.evaluation import evaluate, expected_of
 from loihi_convert.metrics.own_accuracy import own_accuracy
+from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.metrics.work import cnn_multiplications
 from loihi_convert.pipeline import exporting
 from loihi_convert.pipeline.converting import require_skip_copies
@@ -205,9 +206,8 @@ class ConversionCell(Computation[CellResult]):
             )
             network = netx.read(path)
         run = run_network(network, opened.images.images, timesteps)
-        evaluation = evaluate_images(
-            run, network, opened.images, cnn_outputs=opened.cnn_outputs, timesteps=(timesteps,)
-        )
+        expected = expected_of(run, network, opened.images, opened.cnn_outputs)
+        evaluation = evaluate(run, network, expected, timesteps=(timesteps,))
         point = evaluation.nominal_point
         estimates = () if evaluation.energy is None else evaluation.energy.estimates
         estimate = next((one for one in estimates if one.timesteps == timesteps), None)

@@ -6,10 +6,9 @@ import importlib.util
 import os
 import platform
 import sys
-import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 from loihi_convert.errors import LoihiConvertError
 from loihi_convert.ground.dependencies import (
@@ -22,9 +21,6 @@ from loihi_convert.ground.dependencies import (
     other_interpreter,
     unsuitable_version,
 )
-
-if TYPE_CHECKING:
-    from loihi_convert.ir.quantized import QuantizedNetwork
 
 State = Literal["ok", "absent", "broken"]
 
@@ -40,6 +36,14 @@ INSTALL_LAVA_ABOVE_3_10: Final = (
 EXPECTED_OF_PIP: Final = (
     "pip then prints an ERROR: lava-nc requires numpy<2 and lava-dl other versions. Ignore it: Lava works with NumPy 2."
 )
+
+
+_IS_3_10: Final = sys.version_info < (3, 11)
+_INSTALL_LAVA: Final = (
+    f"Run: {INSTALL_LAVA_ON_3_10}" if _IS_3_10 else f"Run: {INSTALL_LAVA_ABOVE_3_10}\n{EXPECTED_OF_PIP}"
+)
+_INSTALL_LAVA_DL: Final = f"Run: {INSTALL_LAVA_DL_ON_3_10}\n{REPLACED_BY_LAVA_DL}" if _IS_3_10 else _INSTALL_LAVA
+_SMALL_NETWORK: Final = Path(__file__).parents[1] / "golden" / "model.net"
 
 
 @dataclass(frozen=True)
@@ -69,10 +73,10 @@ def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[
 
     ``run_lava``: also run a small network in Lava, in ``lava_python`` if given, which implies it; that takes seconds.
     """
-    packages, is_wanted = tuple(map(_package, MODULES)), run_lava or lava_python is not None
+    packages, is_wanted = tuple(map(_installed, MODULES)), run_lava or lava_python is not None
     is_complete = all(check.state == "ok" for check in packages)
     lava = _lava(other_interpreter(lava_python), run=is_complete and is_wanted, is_wanted=is_wanted)
-    return (_linux(), _python(), *packages, *map(_optional, OPTIONAL), lava, _lava_dl(), _loihi())
+    return (_linux(), _python(), *packages, *map(_installed, OPTIONAL), lava, _lava_dl(), _loihi())
 
 
 def _linux() -> Check:
@@ -91,38 +95,16 @@ def _python() -> Check:
     return Check("Python", "broken", found, f"Use Python {low[0]}.{low[1]} to {high[0]}.{high[1]}.")
 
 
-def _package(name: str) -> Check:
-    if importlib.util.find_spec(MODULES[name]) is None:
-        return Check(name, "broken", "not installed", f"Run: {install_line((name,))}")
-    return _installed(name, "broken", "not installed")
-
-
-def _optional(name: str) -> Check:
-    return _installed(name, "absent", f"not installed; {OPTIONAL[name]}")
-
-
-def _installed(name: str, missing: State, found: str) -> Check:
-    """Check the version of a package; ``missing`` and ``found`` are the result if there is none."""
+def _installed(name: str) -> Check:
+    """Check the version of a package, required or optional."""
     version, advice = installed_version(name), f"Run: {install_line((name,))}"
-    if version is None:
-        return Check(name, missing, found, advice)
+    if name in OPTIONAL and version is None:
+        return Check(name, "absent", f"not installed; {OPTIONAL[name]}", advice)
+    if version is None or (name in MODULES and importlib.util.find_spec(MODULES[name]) is None):
+        return Check(name, "broken", "not installed", advice)
     if (declared := unsuitable_version(name, version)) is not None:
         return Check(name, "broken", f"{version}, must be {declared}", advice)
     return Check(name, "ok", version)
-
-
-def _install_lava() -> str:
-    """Return instructions to install Lava in this interpreter."""
-    if sys.version_info < (3, 11):
-        return f"Run: {INSTALL_LAVA_ON_3_10}"
-    return f"Run: {INSTALL_LAVA_ABOVE_3_10}\n{EXPECTED_OF_PIP}"
-
-
-def _install_lava_dl() -> str:
-    """Return instructions to install lava-dl, which requires Lava, in this interpreter."""
-    if sys.version_info < (3, 11):
-        return f"Run: {INSTALL_LAVA_DL_ON_3_10}\n{REPLACED_BY_LAVA_DL}"
-    return _install_lava()
 
 
 def _lava(lava_python: str | None, *, run: bool, is_wanted: bool) -> Check:
@@ -133,7 +115,7 @@ def _lava(lava_python: str | None, *, run: bool, is_wanted: bool) -> Check:
             name,
             "broken" if is_wanted else "absent",
             "not installed; `--backend sim` and `diagnose --sim` do not work",
-            f"{_install_lava()}\nOr name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
+            f"{_INSTALL_LAVA}\nOr name an interpreter that has it: --lava-python PATH, or {LAVA_PYTHON}=PATH",
         )
     if not run:
         found = f"lava-nc {version} is installed" if lava_python is None else f"in {lava_python}, says {LAVA_PYTHON}"
@@ -142,7 +124,7 @@ def _lava(lava_python: str | None, *, run: bool, is_wanted: bool) -> Check:
 
 
 def _lava_run(name: str, lava_python: str | None) -> Check:
-    """Check that Lava's CPU simulator agrees with `ref` on a network small enough to check by hand."""
+    """Check that Lava's CPU simulator agrees with `ref` on a small network."""
     import numpy as np
 
     from loihi_convert import netx
@@ -150,17 +132,14 @@ def _lava_run(name: str, lava_python: str | None) -> Check:
     from loihi_convert.backends.result import first_difference
 
     where = lava_python or f"{sys.executable} (this interpreter)"
-    images = np.arange(8, dtype=np.uint8).reshape(2, 1, 2, 2) * 30
+    network, images = netx.read(_SMALL_NETWORK), 2 * np.arange(128, dtype=np.uint8).reshape(2, 1, 8, 8)
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "doctor.net")
-            netx.write(_small_network(), path)
-            options = BackendOptions(lava_python=lava_python)
-            with open_backend("ref") as ref, open_backend("sim", options) as sim:
-                difference = first_difference(sim.run(path, images, 4), ref.run(path, images, 4))
-                versions = sim.versions
+        options = BackendOptions(neuron="own")
+        with open_backend("sim", replace(options, lava_python=lava_python)) as sim, open_backend("ref", options) as ref:
+            difference = first_difference(sim.run(network, images, 4), ref.run(network, images, 4))
+            versions = sim.versions
     except LoihiConvertError as error:
-        advice = _install_lava()
+        advice = _INSTALL_LAVA
         if lava_python is not None:
             advice = f"If that is Python 3.10, run: {lava_python} -m {INSTALL_LAVA_ON_3_10}"
         return Check(name, "broken", f"does not run in {where}: {error}", advice)
@@ -177,7 +156,7 @@ def _lava_dl() -> Check:
     version = installed_version("lava-dl")
     if version is None:
         missing = "not installed; only needed to load .net files with lava-dl itself"
-        return Check("lava-dl", "absent", missing, _install_lava_dl())
+        return Check("lava-dl", "absent", missing, _INSTALL_LAVA_DL)
     return Check("lava-dl", "ok", f"{version} (unmodified netx)")
 
 
@@ -190,19 +169,3 @@ def _loihi() -> Check:
         "the Lava extension for Loihi is not installed; only needed for `run --backend loihi2`",
         "Members of INRC get it and access to boards from Intel; `--backend sim` runs the same Processes on a CPU.",
     )
-
-
-def _small_network() -> QuantizedNetwork:
-    import numpy as np
-
-    from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
-    from loihi_convert.ir.synapse import Dense
-
-    hidden = Dense(np.array([[1, -1, 2, 0], [3, 0, -2, 1], [0, 1, 1, 1]], np.int32))
-    neuron = IntegerNeuron(np.array([90, 120, 400], np.int32), np.array([0, 60, 200], np.int32))
-    output = Dense(np.array([[5, -3, 1], [-2, 4, 7]], np.int32))
-    layers = (
-        QuantizedLayer("hidden", hidden, neuron, np.ones(3), 255),
-        QuantizedLayer("output", output, None, np.ones(2)),
-    )
-    return QuantizedNetwork((1, 2, 2), layers, timesteps=4, max_timesteps=4, pixel_bits=8, reset="soft")

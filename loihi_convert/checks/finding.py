@@ -68,12 +68,12 @@ class Finding(Record):
 class Rule(Generic[_Subject]):
     """A claim, and the severity of its violation on a CPU and on a chip; None where the rule does not apply.
 
-    ``claim`` is a function named after the claim; it returns None if the claim holds.
+    ``claim`` is a function named after the claim; it yields nothing if the claim holds.
     """
 
     def __init__(
         self,
-        claim: Callable[[_Subject], Violation | None],
+        claim: Callable[[_Subject], Iterator[Violation]],
         severity: Severity | None,
         on_chip: Severity | Literal["same"] | None = "same",
     ) -> None:
@@ -84,7 +84,7 @@ class Rule(Generic[_Subject]):
         return self._severities[TARGETS[target].is_circuit]
 
 
-def claim_words(claim: Callable[..., Violation | None]) -> str:
+def claim_words(claim: Callable[..., Iterator[Violation]]) -> str:
     """Return a claim in words: the name of its function."""
     return claim.__name__.replace("_", " ")
 
@@ -99,7 +99,7 @@ def findings(
     asked = [(rule, severity) for rule in rules if (severity := rule.severity(target))]
     for layer, subject in subjects:
         for rule, severity in asked:
-            if (broken := rule.claim(subject)) is not None:
+            for broken in rule.claim(subject):
                 yield Finding(
                     severity=severity,
                     rule=claim_words(rule.claim),

@@ -6,7 +6,8 @@ of this package, also how unmodified lava-dl runs them, and what that costs.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Final
 
@@ -31,234 +32,215 @@ _WEIGHTS: Final = "optimize_weight_bits in lava/lib/dl/netx/utils.py"
 _LIF: Final = "lava/proc/lif"
 _SIGMA_DELTA: Final = "lava/proc/sdn"
 
-_BUILT: Final = ("input", "conv", "flatten", "dense", "dense_rec")
+_DENSE: Final = ("dense", "dense_rec")
+_BUILT: Final = ("input", "conv", "flatten", *_DENSE)
 _RAISING: Final = ("pool", "convT", "unpool", "average", "concat", "dense_comp")
 _KNOWN_NEURONS: Final = ("CUBA", "LOIHI", "SDNN", "RF")
 _RUNS_OWN: Final = "`loihi-convert run` computes its own files exactly, despite this."
 
 
-def layers_are_numbered_from_zero(file: StockFile) -> Violation | None:
-    if not file.stray:
-        return None
-    found = f"the group /layer has a member {file.stray[0][:20]!a}"
-    return Violation(found, "its members must be 0, 1, 2, ...", _NETX, EXPORT_AGAIN)
+def layers_are_numbered_from_zero(file: StockFile) -> Iterator[Violation]:
+    if file.stray:
+        found = f"the group /layer has a member {file.stray[0][:20]!a}"
+        yield Violation(found, "its members must be 0, 1, 2, ...", _NETX, EXPORT_AGAIN)
 
 
-def netx_builds_the_layer(layer: StockLayer) -> Violation | None:
-    if layer.kind in _BUILT:
-        return None
-    outcome = "netx raises an error" if layer.kind in _RAISING else "netx skips it silently"
-    allowed = one_of(_BUILT)
-    fix = "Write a pooling as a strided convolution, as `loihi-convert export` does."
-    return Violation(f"a layer of type {layer.kind[:20]!r}: {outcome}", allowed, _NETX, fix)
+def netx_builds_the_layer(layer: StockLayer) -> Iterator[Violation]:
+    if layer.kind not in _BUILT:
+        outcome = "netx raises an error" if layer.kind in _RAISING else "netx skips it silently"
+        fix = "Write a pooling as a strided convolution, as `loihi-convert export` does."
+        yield Violation(f"a layer of type {layer.kind[:20]!r}: {outcome}", one_of(_BUILT), _NETX, fix)
 
 
-def what_netx_needs_is_there(layer: StockLayer) -> Violation | None:
-    if not layer.missing:
-        return None
-    allowed = f"{layer.kind} needs {', '.join(layer.needed)}"
-    return Violation(f"{', '.join(layer.missing)} missing", allowed, _NETX, EXPORT_AGAIN)
+def what_netx_needs_is_there(layer: StockLayer) -> Iterator[Violation]:
+    if layer.missing:
+        allowed = f"{layer.kind} needs {', '.join(layer.needed)}"
+        yield Violation(f"{', '.join(layer.missing)} missing", allowed, _NETX, EXPORT_AGAIN)
 
 
-def the_shape_follows_from_the_input(layer: StockLayer) -> Violation | None:
+def the_shape_follows_from_the_input(layer: StockLayer) -> Iterator[Violation]:
     if layer.stored_shape is None or layer.missing:
-        return None
+        return
     try:
         computed, _ = layer.output_shape, layer.recurrent
     except InputError as error:
         known = "unknown" if layer.input_shape is None else f"{layer.input_shape}"
-        clauses = (error.found, error.expected, f"the shape of its input is {known}")
-        found, *rest = (clause for clause in clauses if clause)
-        return Violation(found, "; ".join(rest), _NETX, EXPORT_AGAIN)
-    if computed is None or computed == layer.expected_shape:
-        return None
-    return Violation(f"a shape of {layer.stored_shape}", f"its input and weights give {computed}", _NETX, EXPORT_AGAIN)
+        found, *rest = filter(None, (error.found, error.expected, f"the shape of its input is {known}"))
+        yield Violation(found, "; ".join(rest), _NETX, EXPORT_AGAIN)
+        return
+    if computed is not None and computed != layer.expected_shape:
+        allowed = f"its input and weights give {computed}"
+        yield Violation(f"a shape of {layer.stored_shape}", allowed, _NETX, EXPORT_AGAIN)
 
 
-def dense_layers_follow_a_flatten(layer: StockLayer) -> Violation | None:
-    if layer.kind not in ("dense", "dense_rec") or layer.is_flat:
-        return None
-    allowed = "must follow a layer flatten: netx connects ports as they are"
-    return Violation(f"maps of shape {layer.input_shape}", allowed, _NETX, "Add a layer of type flatten.")
+def dense_layers_follow_a_flatten(layer: StockLayer) -> Iterator[Violation]:
+    if layer.kind in _DENSE and not layer.is_flat:
+        allowed = "must follow a layer flatten: netx connects ports as they are"
+        yield Violation(f"maps of shape {layer.input_shape}", allowed, _NETX, "Add a layer of type flatten.")
 
 
-def the_geometry_fits_eight_bits(layer: StockLayer) -> Violation | None:
-    for name in ("stride", "padding", "dilation", "groups") if layer.kind == "conv" else ():
-        value = layer.numbers(name)
-        if value is not None and value.max() > limits.MAX_CONV_GEOMETRY:
-            allowed = f"must be at most {limits.MAX_CONV_GEOMETRY}: Lava's Conv stores int8, and fails"
-            fix = f"Divide the layer. {_RUNS_OWN}"
-            return Violation(f"{name} {_range(value)}", allowed, "lava/proc/conv/models.py", fix)
-    return None
+def the_geometry_fits_eight_bits(layer: StockLayer) -> Iterator[Violation]:
+    if layer.kind == "conv":
+        most = limits.MAX_CONV_GEOMETRY
+        for found in _outside(layer, ("stride", "padding", "dilation", "groups"), -math.inf, most):
+            allowed = f"must be at most {most}: Lava's Conv stores int8, and fails"
+            yield Violation(found, allowed, "lava/proc/conv/models.py", f"Divide the layer. {_RUNS_OWN}")
 
 
-def the_neurons_are_known_to_netx(layer: StockLayer) -> Violation | None:
-    kind = layer.neuron_type
-    if kind is None or kind in _KNOWN_NEURONS or "RF" in kind:
-        return None
-    return Violation(f"{kind[:20]} neurons", one_of(_KNOWN_NEURONS), _NETX, "Train with one of these.")
+def the_neurons_are_known_to_netx(layer: StockLayer) -> Iterator[Violation]:
+    if not _is_known(layer.neuron_type):
+        found = f"{layer.neuron_type}"[:20]
+        yield Violation(f"{found} neurons", one_of(_KNOWN_NEURONS), _NETX, "Train with one of these.")
 
 
-def the_neurons_are_cuba_or_sigma_delta(layer: StockLayer) -> Violation | None:
-    is_checked = layer.neuron_type is None or layer.is_cuba or layer.is_sdnn
-    if is_checked or the_neurons_are_known_to_netx(layer) is not None:
-        return None
-    fix = "Only weights and sizes are checked, not decays and thresholds."
-    allowed = "`check` supports only CUBA, which is Lava's LIF, and SDNN, its sigma-delta neurons"
-    return Violation(f"{layer.neuron_type} neurons"[:40], allowed, "", fix)
+def the_neurons_are_cuba_or_sigma_delta(layer: StockLayer) -> Iterator[Violation]:
+    if layer.neuron_type is not None and _is_known(layer.neuron_type) and not (layer.is_cuba or layer.is_sdnn):
+        fix = "Only weights and sizes are checked, not decays and thresholds."
+        allowed = "`check` supports only CUBA, which is Lava's LIF, and SDNN, its sigma-delta neurons"
+        yield Violation(f"{layer.neuron_type} neurons"[:40], allowed, "", fix)
 
 
-def biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer: StockLayer) -> Violation | None:
-    shift = layer.spike_exp + limits.SIGMA_DELTA_STATE_EXP
-    most = limits.CURRENT_LIMIT >> shift
-    for name in ("bias", "neuron/vThMant") if layer.is_sdnn and layer.kind != "input" else ():
-        value = layer.numbers(name)
-        if value is not None and np.abs(value.astype(np.float64)).max() > most:
+def _is_known(neurons: str | None) -> bool:
+    return neurons is None or neurons in _KNOWN_NEURONS or "RF" in neurons
+
+
+def biases_and_thresholds_fit_the_state_of_a_sigma_delta_neuron(layer: StockLayer) -> Iterator[Violation]:
+    if layer.is_sdnn and layer.kind != "input":
+        shift = layer.spike_exp + limits.SIGMA_DELTA_STATE_EXP
+        most = limits.CURRENT_LIMIT >> shift
+        for found in _outside(layer, ("bias", "neuron/vThMant"), -most, most):
             allowed = f"must be within +-{most:,}: netx shifts them left by {shift} bits, into 24 bits"
-            return Violation(f"{name} {_range(value)}", allowed, _SIGMA_DELTA, "Scale weights and biases down.")
-    return None
+            yield Violation(found, allowed, _SIGMA_DELTA, "Scale weights and biases down.")
 
 
-def graded_spikes_are_the_changes_of_an_input(file: StockFile) -> Violation | None:
-    if not file.is_graded:
-        return None
-    allowed = "a spike carries a number, the change of an activation, and nothing resets these neurons between images"
-    fix = "`loihi-convert run` computes each image from the settled state, which a blank input leaves."
-    return Violation("sigma-delta neurons, whose spikes are graded", allowed, _SIGMA_DELTA, fix)
+def graded_spikes_are_the_changes_of_an_input(file: StockFile) -> Iterator[Violation]:
+    if file.is_graded:
+        allowed = (
+            "a spike carries a number, the change of an activation, and nothing resets these neurons between images"
+        )
+        fix = "`loihi-convert run` computes each image from the settled state, which a blank input leaves."
+        yield Violation("sigma-delta neurons, whose spikes are graded", allowed, _SIGMA_DELTA, fix)
 
 
-def weights_are_whole_numbers(layer: StockLayer) -> Violation | None:
+def weights_are_whole_numbers(layer: StockLayer) -> Iterator[Violation]:
     weight = layer.synaptic_weights
-    odd = 0 if weight is None else int(np.count_nonzero(~_is_whole(weight)))
-    if not odd:
-        return None
-    fix = "Quantize them, as `loihi-convert export` and slayer's export_hdf5 do."
-    return Violation(f"{odd:,} weights are not integers", "netx rounds them towards 0", _NETX, fix)
+    if weight is not None and (odd := int(np.count_nonzero(~_is_whole(weight)))):
+        fix = "Quantize them, as `loihi-convert export` and slayer's export_hdf5 do."
+        yield Violation(f"{odd:,} weights are not integers", "netx rounds them towards 0", _NETX, fix)
 
 
-def dense_weights_fit_a_synapse(layer: StockLayer) -> Violation | None:
-    if layer.kind not in ("dense", "dense_rec"):
-        return None
-    return _beyond_a_synapse(layer.synaptic_weights, "netx clips other weights, or sets the layer to 0", _WEIGHTS)
+def dense_weights_fit_a_synapse(layer: StockLayer) -> Iterator[Violation]:
+    if layer.kind in _DENSE:
+        yield from _beyond_a_synapse(layer.synaptic_weights, "netx clips other weights, or sets the layer to 0")
 
 
-def kernels_fit_a_synapse(layer: StockLayer) -> Violation | None:
-    return _beyond_a_synapse(layer.synaptic_weights, "8 bits", _WEIGHTS) if layer.kind == "conv" else None
+def kernels_fit_a_synapse(layer: StockLayer) -> Iterator[Violation]:
+    if layer.kind == "conv":
+        yield from _beyond_a_synapse(layer.synaptic_weights, "8 bits")
 
 
-def _beyond_a_synapse(weight: Array | None, reason: str, source: str) -> Violation | None:
-    if weight is None:
-        return None
-    low, high = float(weight.min()), float(weight.max())
-    least, most = limits.SYNAPSE_LIMITS if low < 0 < high else limits.UNSIGNED_SYNAPSE_LIMITS
-    if least <= low and high <= most:
-        return None
-    found = f"weights {low:,.0f}..{high:,.0f}"
-    return Violation(found, f"must be in {least}..{most}: {reason}", source, "Scale weights and thresholds down.")
+def _beyond_a_synapse(weight: Array | None, reason: str) -> Iterator[Violation]:
+    if weight is not None:
+        low, high = float(weight.min()), float(weight.max())
+        least, most = limits.SYNAPSE_LIMITS if low < 0 < high else limits.UNSIGNED_SYNAPSE_LIMITS
+        if not (least <= low and high <= most):
+            allowed = f"must be in {least}..{most}: {reason}"
+            yield Violation(f"weights {low:,.0f}..{high:,.0f}", allowed, _WEIGHTS, "Scale weights and thresholds down.")
 
 
-def large_dense_weights_are_even(layer: StockLayer) -> Violation | None:
-    return None if layer.kind == "conv" else _odd_beyond_eight_bits(layer.synaptic_weights)
+def large_dense_weights_are_even(layer: StockLayer) -> Iterator[Violation]:
+    if layer.kind != "conv":
+        yield from _odd_beyond_eight_bits(layer.synaptic_weights)
 
 
-def large_kernels_are_even(layer: StockLayer) -> Violation | None:
-    return _odd_beyond_eight_bits(layer.synaptic_weights) if layer.kind == "conv" else None
+def large_kernels_are_even(layer: StockLayer) -> Iterator[Violation]:
+    if layer.kind == "conv":
+        yield from _odd_beyond_eight_bits(layer.synaptic_weights)
 
 
-def _odd_beyond_eight_bits(weight: Array | None) -> Violation | None:
-    if weight is None or not weight.min() < 0 < weight.max() or _beyond_a_synapse(weight, "", "") is not None:
-        return None
-    if weight.min() >= -limits.WEIGHT_LIMIT - 1 and weight.max() <= limits.WEIGHT_LIMIT:
-        return None
-    odd = int(np.count_nonzero(np.mod(weight, 2) == 1))
-    if not odd:
-        return None
-    allowed = f"weights of both signs beyond +-{limits.WEIGHT_LIMIT} are stored in steps of 2"
-    fix = f"Make all weights even, or at most {limits.WEIGHT_LIMIT}."
-    return Violation(f"{odd:,} odd weights", allowed, _WEIGHTS, fix)
+def _odd_beyond_eight_bits(weight: Array | None) -> Iterator[Violation]:
+    if weight is None or not weight.min() < 0 < weight.max() or any(_beyond_a_synapse(weight, "")):
+        return
+    most = limits.WEIGHT_LIMIT
+    if (weight.min() < -most - 1 or weight.max() > most) and (odd := int(np.count_nonzero(np.mod(weight, 2) == 1))):
+        allowed = f"weights of both signs beyond +-{most} are stored in steps of 2"
+        yield Violation(f"{odd:,} odd weights", allowed, _WEIGHTS, f"Make all weights even, or at most {most}.")
 
 
-def dense_weights_have_both_signs(layer: StockLayer) -> Violation | None:
+def dense_weights_have_both_signs(layer: StockLayer) -> Iterator[Violation]:
     weight = layer.synaptic_weights
-    if layer.kind not in ("dense", "dense_rec") or weight is None or weight.min() < 0 < weight.max():
-        return None
-    found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
-    allowed = "unmodified lava-dl halves or clips such a layer, and fails if all weights are 0"
-    # `run` does not support recurrent layers.
-    return Violation(found, allowed, _WEIGHTS, "Add such a weight." + f" {_RUNS_OWN}" * (layer.kind == "dense"))
+    if layer.kind in _DENSE and weight is not None and not weight.min() < 0 < weight.max():
+        found = f"a dense layer without a {'positive' if weight.max() <= 0 else 'negative'} weight"
+        allowed = "unmodified lava-dl halves or clips such a layer, and fails if all weights are 0"
+        # `run` does not support recurrent layers.
+        yield Violation(found, allowed, _WEIGHTS, "Add such a weight." + f" {_RUNS_OWN}" * (layer.kind == "dense"))
 
 
-def decays_fit_twelve_bits(layer: StockLayer) -> Violation | None:
-    for name in ("iDecay", "vDecay") if layer.is_cuba else ():
-        value = layer.numbers(f"neuron/{name}")
-        if value is not None and not ((value >= 0) & (value <= limits.MAX_DECAY)).all():
-            allowed = f"must be in 0..{limits.MAX_DECAY}"
-            fix = "Train with a decay in that range."
-            return Violation(f"{name} {_range(value)}", allowed, f"{_LIF}/models.py", fix)
-    return None
+def decays_fit_twelve_bits(layer: StockLayer) -> Iterator[Violation]:
+    if layer.is_cuba:
+        for found in _outside(layer, ("neuron/iDecay", "neuron/vDecay"), 0, limits.MAX_DECAY):
+            allowed, fix = f"must be in 0..{limits.MAX_DECAY}", "Train with a decay in that range."
+            yield Violation(found, allowed, f"{_LIF}/models.py", fix)
 
 
-def thresholds_fit_seventeen_bits(layer: StockLayer) -> Violation | None:
+def thresholds_fit_seventeen_bits(layer: StockLayer) -> Iterator[Violation]:
+    most, name = limits.THRESHOLD_LIMIT - 1, "neuron/vThMant"
+    value = layer.numbers(name) if layer.is_cuba else None
+    if value is not None and (any(_outside(layer, (name,), 0, most)) or not _is_whole(value).all()):
+        fix = "Scale weights and thresholds down together."
+        yield Violation(f"vThMant {_range(value)}", f"must be integers in 0..{most}", "17 bits; Loihi", fix)
+
+
+def one_threshold_per_population(layer: StockLayer) -> Iterator[Violation]:
     value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
-    if value is None:
-        return None
-    most = limits.THRESHOLD_LIMIT - 1
-    # In float64, as float16 cannot hold the limit.
-    exact = value.astype(np.float64)
-    if ((exact >= 0) & (exact <= most) & _is_whole(exact)).all():
-        return None
-    fix = "Scale weights and thresholds down together."
-    return Violation(f"vThMant {_range(value)}", f"must be integers in 0..{most}", "17 bits; Loihi", fix)
+    if value is not None and np.unique(value).size > 1:
+        fix = "Export with `thresholds='scalar'`, or with `target='loihi2'` and `reset='soft'`."
+        found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
+        allowed = "LIF has one threshold for all its neurons; an array works only on the CPU, and is undocumented"
+        yield Violation(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
 
 
-def one_threshold_per_population(layer: StockLayer) -> Violation | None:
-    value = layer.numbers("neuron/vThMant") if layer.is_cuba else None
-    if value is None or np.unique(value).size == 1:
-        return None
-    fix = "Export with `thresholds='scalar'`, or with `target='loihi2'` and `reset='soft'`."
-    found = f"{np.unique(value).size} different thresholds, vThMant {_range(value)}"
-    allowed = "LIF has one threshold for all its neurons; an array works only on the CPU, and is undocumented"
-    return Violation(found, allowed, f"vth of shape (1,), {_LIF}/process.py", fix)
-
-
-def biases_fit_sixteen_bits(layer: StockLayer) -> Violation | None:
-    limit = limits.LIF_BIAS_LIMIT
+def biases_fit_sixteen_bits(layer: StockLayer) -> Iterator[Violation]:
     fix = "Scale weights, biases and thresholds down together."
-    return _bias_beyond(layer, -limit - 1, limit, "Lava's LIF stores int16 and wraps", f"{_LIF}/models.py", fix)
+    limit, reason = limits.LIF_BIAS_LIMIT, "Lava's LIF stores int16 and wraps"
+    yield from _bias_outside(layer, -limit - 1, limit, reason, fix)
 
 
-def biases_fit_thirteen_bits(layer: StockLayer) -> Violation | None:
+def biases_fit_thirteen_bits(layer: StockLayer) -> Iterator[Violation]:
     fix = "Export with `target='loihi2'` and `reset='soft'`, where a bias has an exponent."
-    return _bias_beyond(layer, *limits.BIAS_MANT_RANGE, "bias_mant has 13 bits", f"{_LIF}/models.py", fix)
+    yield from _bias_outside(layer, *limits.BIAS_MANT_RANGE, "bias_mant has 13 bits", fix)
 
 
-def _bias_beyond(layer: StockLayer, least: int, most: int, reason: str, source: str, fix: str) -> Violation | None:
+def _bias_outside(layer: StockLayer, least: int, most: int, reason: str, fix: str) -> Iterator[Violation]:
     # A dense layer without neurons is a LIF that never fires.
-    is_lif = layer.is_cuba or (layer.kind == "dense" and not layer.has_neurons)
-    value = layer.numbers("bias") if is_lif and layer.kind != "input" else None
-    if value is None or (value.min() >= least and value.max() <= most):
-        return None
-    return Violation(f"biases {_range(value)}", f"must be in {least}..{most}: {reason}", source, fix)
+    if layer.kind != "input" and (layer.is_cuba or (layer.kind == "dense" and not layer.has_neurons)):
+        for found in _outside(layer, ("bias",), least, most):
+            yield Violation(found, f"must be in {least}..{most}: {reason}", f"{_LIF}/models.py", fix)
 
 
-def delays_are_short(layer: StockLayer) -> Violation | None:
-    value = layer.numbers("delay")
-    if value is None or value.max() <= limits.MAX_DELAY_STEPS:
-        return None
-    allowed = f"must be at most {limits.MAX_DELAY_STEPS} steps; netx shortens longer ones"
-    return Violation(f"delays {_range(value)}", allowed, _NETX, "Train with shorter delays.")
+def delays_are_short(layer: StockLayer) -> Iterator[Violation]:
+    for found in _outside(layer, ("delay",), -math.inf, limits.MAX_DELAY_STEPS):
+        allowed = f"must be at most {limits.MAX_DELAY_STEPS} steps; netx shortens longer ones"
+        yield Violation(found, allowed, _NETX, "Train with shorter delays.")
 
 
-def spikes_have_no_bit_widths(layer: StockLayer) -> Violation | None:
-    if "neuron/messageBits" not in layer.datasets:
-        return None
-    return Violation("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
+def spikes_have_no_bit_widths(layer: StockLayer) -> Iterator[Violation]:
+    if "neuron/messageBits" in layer.datasets:
+        yield Violation("a dataset neuron/messageBits", "netx fails on it", _NETX, "Delete the dataset.")
+
+
+def _outside(layer: StockLayer, names: Iterable[str], least: float, most: float) -> Iterator[str]:
+    """Yield the first dataset with a number outside ``least``..``most``, and its range."""
+    for name in names:
+        value = layer.numbers(name)
+        # In float64, as float16 cannot hold every limit.
+        if value is not None and not ((exact := value.astype(np.float64)) >= least).all() & (exact <= most).all():
+            yield f"{name.removeprefix('neuron/')} {_range(value)}"
+            return
 
 
 def _is_whole(value: Array) -> Array:
-    return (
-        np.isfinite(value) & (np.floor(value) == value) if value.dtype.kind == "f" else np.ones(value.shape, np.bool_)
-    )
+    return np.asarray(np.isfinite(value) & (np.floor(value) == value))
 
 
 def _range(value: Array) -> str:
@@ -370,18 +352,16 @@ def lava_dl_findings(network: QuantizedNetwork, measured: LavaDl | None, target:
 
     is_loss = measured is not None and measured.loss > LOSS
 
-    def unmodified_lava_dl_computes_the_same(network: QuantizedNetwork) -> Violation | None:
+    def unmodified_lava_dl_computes_the_same(network: QuantizedNetwork) -> Iterator[Violation]:
+        found = "unmodified lava-dl computes another network" if measured is None else _words(network, measured)
         if network.reset == "hard":
-            return None
+            return
         if measured is not None and not is_loss:
-            return Violation(_words(network, measured), "it is exact with `reset='hard'`", "", "")
-        return Violation(
-            "unmodified lava-dl computes another network" if measured is None else _words(network, measured),
-            f"its neurons {', '.join(_differences(network))}",
-            "lava/proc/lif/models.py",
-            "For a file that it computes exactly, export with `reset='hard'`"
-            + (" and `target='lava'`." if network.is_circuit else "."),
-        )
+            yield Violation(found, "it is exact with `reset='hard'`", "", "")
+            return
+        other_target = " and `target='lava'`" * network.is_circuit
+        fix = f"For a file that it computes exactly, export with `reset='hard'`{other_target}."
+        yield Violation(found, f"its neurons {', '.join(_differences(network))}", "lava/proc/lif/models.py", fix)
 
     severity: Severity = "warning" if is_loss else "note"
     yield from findings([Rule(unmodified_lava_dl_computes_the_same, severity)], [(None, network)], target)

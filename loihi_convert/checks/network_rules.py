@@ -28,6 +28,8 @@ from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
 _LIF: Final = "lava/proc/lif/models.py"
 _MAX_CHANNELS: Final = 8
+_FOR_THE_CHIP: Final = "Export with `target='loihi2'`."
+_NO_INFORMATION: Final = "a saturated channel carries no information"
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,102 +127,82 @@ def layer_runs(run: NetworkRun) -> Iterator[tuple[str, LayerRun]]:
         yield layer.name, layer_run
 
 
-def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Violation | None:
+def output_potentials_fit_for_the_timesteps(run: NetworkRun) -> Iterator[Violation]:
     proven = run.network.max_timesteps
-    if run.timesteps <= proven:
-        return None
-    return Violation(
-        f"T = {run.timesteps:,}: output potentials can leave +-{limits.POTENTIAL_LIMIT:,}",
-        f"must be at most {proven:,}, the limit found on calibration images",
-        "24 state bits, " + _LIF,
-        f"Export it with `timesteps={run.timesteps}`.",
-    )
+    if run.timesteps > proven:
+        yield Violation(
+            f"T = {run.timesteps:,}: output potentials can leave +-{limits.POTENTIAL_LIMIT:,}",
+            f"must be at most {proven:,}, the limit found on calibration images",
+            "24 state bits, " + _LIF,
+            f"Export it with `timesteps={run.timesteps}`.",
+        )
 
 
-def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Violation | None:
+def thresholds_are_balanced_for_the_timesteps(run: NetworkRun) -> Iterator[Violation]:
     balanced = run.network.timesteps
-    if run.timesteps == balanced:
-        return None
-    found = f"T = {run.timesteps:,}, with thresholds balanced for T = {balanced:,}"
-    fix = f"Export with `timesteps={run.timesteps}` for the best accuracy."
-    return Violation(found, "thresholds are balanced for one T", "", fix)
+    if run.timesteps != balanced:
+        found = f"T = {run.timesteps:,}, with thresholds balanced for T = {balanced:,}"
+        fix = f"Export with `timesteps={run.timesteps}` for the best accuracy."
+        yield Violation(found, "thresholds are balanced for one T", "", fix)
 
 
-def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Violation | None:
-    if run.network.reset == "hard" or run.network.is_circuit:
-        return None
-    return Violation(
-        "soft reset, by custom neurons",
-        "a chip needs microcode for it",
-        _LIF,
-        "Export with `target='loihi2'`.",
-    )
+def neurons_reset_as_stock_neurons_do(run: NetworkRun) -> Iterator[Violation]:
+    if run.network.reset == "soft" and not run.network.is_circuit:
+        allowed = "a chip needs microcode for it"
+        yield Violation("soft reset, by custom neurons", allowed, _LIF, _FOR_THE_CHIP)
 
 
-def pixels_enter_as_numbers(run: NetworkRun) -> Violation | None:
-    if run.network.poisson_seed is None:
-        return None
-    fix = "`loihi-convert run` generates them; for unmodified lava-dl, send a spike with probability pixel / 255."
-    return Violation("pixels enter as Poisson spikes", "netx does not generate them", "", fix)
+def pixels_enter_as_numbers(run: NetworkRun) -> Iterator[Violation]:
+    if run.network.poisson_seed is not None:
+        fix = "`loihi-convert run` generates them; for unmodified lava-dl, send a spike with probability pixel / 255."
+        yield Violation("pixels enter as Poisson spikes", "netx does not generate them", "", fix)
 
 
-def pixels_enter_with_eight_bits(run: NetworkRun) -> Violation | None:
+def pixels_enter_with_eight_bits(run: NetworkRun) -> Iterator[Violation]:
     network = run.network
     # Only files of hard reset are exact on unmodified lava-dl.
-    if network.reset != "hard" or network.poisson_seed is not None or network.pixel_bits == limits.MAX_PIXEL_BITS:
-        return None
-    most = (1 << network.pixel_bits) - 1
-    fix = f"`loihi-convert run` rounds them; for unmodified lava-dl, send round(pixel / 255 x {most})."
-    return Violation(f"pixels of {network.pixel_bits} bits", "netx does not round them", "", fix)
+    if network.reset == "hard" and network.poisson_seed is None and network.pixel_bits != limits.MAX_PIXEL_BITS:
+        most = (1 << network.pixel_bits) - 1
+        fix = f"`loihi-convert run` rounds them; for unmodified lava-dl, send round(pixel / 255 x {most})."
+        yield Violation(f"pixels of {network.pixel_bits} bits", "netx does not round them", "", fix)
 
 
-def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Violation | None:
-    steps = run.timesteps
-    interval = reset_interval(steps)
-    if steps == interval:
-        return None
-    return Violation(
-        f"T = {steps:,}: the chip resets neurons every {interval:,} steps",
-        "reset_interval is a power of two",
-        "LIFReset on Loihi 2",
-        f"Export for T = {interval:,}, which takes as long, or for T = {interval // 2:,}.",
-    )
+def the_reset_interval_is_a_power_of_two(run: NetworkRun) -> Iterator[Violation]:
+    steps, interval = run.timesteps, reset_interval(run.timesteps)
+    if steps != interval:
+        yield Violation(
+            f"T = {steps:,}: the chip resets neurons every {interval:,} steps",
+            "reset_interval is a power of two",
+            "LIFReset on Loihi 2",
+            f"Export for T = {interval:,}, which takes as long, or for T = {interval // 2:,}.",
+        )
 
 
-def potentials_stay_in_range(run: LayerRun) -> Violation | None:
+def potentials_stay_in_range(run: LayerRun) -> Iterator[Violation]:
     if run.layer.neuron is None:
-        return None
+        return
     (low, high), limit = run.range, limits.POTENTIAL_LIMIT
-    if -limit <= low and high <= limit:
-        return None
-    beyond = "u wraps" if run.is_circuit else "they clip"
-    return Violation(
-        f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
-        f"must be in +-{limit:,}: beyond that, {beyond}",
-        "24 state bits, " + _LIF,
-        "This is a bound; `loihi-convert export --details` shows on how many calibration images a layer exceeds it.",
-    )
+    if low < -limit or high > limit:
+        yield Violation(
+            f"potentials {low:,}..{high:,} on the worst image in T = {run.timesteps:,} steps",
+            f"must be in +-{limit:,}: beyond that, {'u wraps' if run.is_circuit else 'they clip'}",
+            "24 state bits, " + _LIF,
+            "This is a bound; `loihi-convert export --details` shows on how many calibration images it is exceeded.",
+        )
 
 
-def every_channel_can_fire(run: LayerRun) -> Violation | None:
-    if run.layer.threshold is None:
-        return None
-    dead = ~run.can_fire & run.own
-    if not dead.any():
-        return None
-    what = f"can never fire in T = {run.timesteps:,} steps"
-    return idle(dead, run.own, what, "Prune them from the CNN, or keep them.", run.is_readout)
+def every_channel_can_fire(run: LayerRun) -> Iterator[Violation]:
+    if run.layer.threshold is not None and (dead := ~run.can_fire & run.own).any():
+        what = f"can never fire in T = {run.timesteps:,} steps"
+        yield idle(dead, run.own, what, "Prune them from the CNN, or keep them.", run.is_readout)
 
 
-def no_channel_must_fire_at_every_step(run: LayerRun) -> Violation | None:
-    if run.layer.threshold is None:
-        return None
-    saturated = (run.current_bounds[0] >= run.layer.threshold) & run.own
-    if not saturated.any():
-        return None
-    found = f"{channels(saturated, run.own)} fire at every step for every image"
-    fix = "Their bias is above the threshold: see `loihi-convert diagnose`."
-    return Violation(found, "a saturated channel carries no information", "", fix)
+def no_channel_must_fire_at_every_step(run: LayerRun) -> Iterator[Violation]:
+    threshold = run.layer.threshold
+    if threshold is not None and (saturated := (run.current_bounds[0] >= threshold) & run.own).any():
+        found = f"{channels(saturated, run.own)} fire at every step for every image"
+        fix = "Their bias is above the threshold: see `loihi-convert diagnose`."
+        yield Violation(found, _NO_INFORMATION, "", fix)
 
 
 def idle(chosen: Array, own: Array, what: str, fix: str, is_readout: bool) -> Violation:
@@ -240,10 +222,11 @@ def channels(chosen: Array, own: Array, name: str = "channels") -> str:
 def _of_the_circuit(rule: rules.LayerRule) -> Rule[LayerRun]:
     """A chip rule of `chip.rules` as a `Rule`."""
 
-    def claim(run: LayerRun) -> Violation | None:
-        found, _, allowed = (rule(run.layer) or "").partition("; ")
-        source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/neuron_model.py"
-        return Violation(found, allowed, source, "Export with `target='loihi2'`.") if found else None
+    def claim(run: LayerRun) -> Iterator[Violation]:
+        if broken := rule(run.layer):
+            found, _, allowed = broken.partition("; ")
+            source = "Lava's LIF as a soft-reset neuron, loihi_convert/ir/neuron_model.py"
+            yield Violation(found, allowed, source, _FOR_THE_CHIP)
 
     claim.__name__ = rule.__name__
     return Rule(claim, None, "error")
@@ -272,51 +255,44 @@ _BRIEF: Final = 'Intel, "Loihi 2" technology brief, 2021'
 _TABLES: Final = "tables of Intel's compiler in lava-dl's notebooks"
 
 
-def the_network_fits_the_chips(network: Chips) -> Violation | None:
+def the_network_fits_the_chips(network: Chips) -> Iterator[Violation]:
     low, _ = network.cores
-    if low <= network.available:
-        return None
-    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _fix(network))
+    if low > network.available:
+        yield _too_many_cores(network)
 
 
-def the_network_surely_fits_the_chips(network: Chips) -> Violation | None:
+def the_network_surely_fits_the_chips(network: Chips) -> Iterator[Violation]:
     low, high = network.cores
-    if low > network.available or high <= network.available:
-        return None
-    return Violation(f"{span(network.cores)} neurocores", _available(network), _BRIEF, _fix(network))
+    if low <= network.available < high:
+        yield _too_many_cores(network)
 
 
-def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Violation | None:
+def _too_many_cores(network: Chips) -> Violation:
+    allowed = f"{'a chip has' if network.chips == 1 else f'{network.chips} chips have'} {network.available:,}"
+    more = "" if network.needed is None else f", or a board with {network.needed:,} chips (`chips={network.needed}`)"
+    fix = f"Use fewer channels, or a stride instead of a pooling{more}."
+    return Violation(f"{span(network.cores)} neurocores", allowed, _BRIEF, fix)
+
+
+def the_synapses_of_a_neuron_fit_one_core(layer: LayerResources) -> Iterator[Violation]:
     if layer.fits:
-        return None
-    if layer.limit == "axons":
-        found = f"{layer.weights // layer.neurons:,} inputs"
-        allowed = f"a neurocore has {limits.AXONS_PER_CORE:,} axons in"
-    else:
+        return
+    found, allowed = f"{layer.weights // layer.neurons:,} inputs", f"{limits.AXONS_PER_CORE:,} axons in"
+    if layer.limit != "axons":
         found = f"{layer.core_words:,} words of synaptic memory for one channel"
-        allowed = f"a neurocore has {limits.SYNAPSE_WORDS:,}"
-    return Violation(found, allowed, _TABLES, "Reduce the inputs: use more stride or pooling before this layer.")
+        allowed = f"{limits.SYNAPSE_WORDS:,}"
+    fix = "Reduce the inputs: use more stride or pooling before this layer."
+    yield Violation(found, f"a neurocore has {allowed}", _TABLES, fix)
 
 
-def no_pooling_multiplies_the_weights(layer: LayerResources) -> Violation | None:
-    if layer.pooling == 1:
-        return None
-    return Violation(
-        f"{layer.weights:,} weights in the file, each of the CNN's {layer.pooling} times",
-        "netx has no pooling, so each weight is repeated for every input of its window",
-        "lava/lib/dl/netx/hdf5.py",
-        "A stride instead of the pooling avoids that.",
-    )
-
-
-def _fix(network: Chips) -> str:
-    chips = "" if network.needed is None else f", or a board with {network.needed:,} chips (`chips={network.needed}`)"
-    return f"Use fewer channels, or a stride instead of a pooling{chips}."
-
-
-def _available(network: Chips) -> str:
-    chips = "a chip has" if network.chips == 1 else f"{network.chips} chips have"
-    return f"{chips} {network.available:,}"
+def no_pooling_multiplies_the_weights(layer: LayerResources) -> Iterator[Violation]:
+    if layer.pooling > 1:
+        yield Violation(
+            f"{layer.weights:,} weights in the file, each of the CNN's {layer.pooling} times",
+            "netx has no pooling, so each weight is repeated for every input of its window",
+            "lava/lib/dl/netx/hdf5.py",
+            "A stride instead of the pooling avoids that.",
+        )
 
 
 NEUROCORE_RULES: Final[tuple[Rule[Chips], ...]] = (
@@ -344,9 +320,8 @@ class Activity:
     can_fire
         bool ``(C,)``: whether any image can make it fire; `every_channel_can_fire` reports the others.
     low_clipped, high_clipped
-        Number of images on which a potential reached the lower or upper limit of Loihi's range.
-    is_low_harmless, is_high_harmless
-        Whether clipping at that limit changes no spike, see `clipping.HarmlessLimits`.
+        Number of images on which a potential reached the lower or upper limit of Loihi's range, where that may change
+        a spike (`simulator.HarmlessLimits`).
     is_readout
         Whether its channels are the outputs.
     is_relay
@@ -359,8 +334,6 @@ class Activity:
     can_fire: Array
     low_clipped: int = 0
     high_clipped: int = 0
-    is_low_harmless: bool = False
-    is_high_harmless: bool = False
     is_readout: bool = False
     is_relay: Array | None = None
 
@@ -417,15 +390,14 @@ def network_activity(
     layers = []
     runs = [run for _, run in layer_runs(NetworkRun(network, timesteps))]
     for index, layer in enumerate(network.spiking_layers):
-        low, high = clipped[index].sum(axis=0)
+        (low, high), harmless = clipped[index].sum(axis=0), harmless_limits(network, index)
         positions = math.prod(network.shapes[index][1:])
         activity = Activity(
             image_count=len(images),
             firing_rate=spikes[index] / (moments * positions),
             can_fire=runs[index].can_fire,
-            low_clipped=int(low),
-            high_clipped=int(high),
-            **harmless_limits(network, index)._asdict(),
+            low_clipped=0 if harmless.is_low_harmless else int(low),
+            high_clipped=0 if harmless.is_high_harmless else int(high),
             is_readout=runs[index].is_readout,
             is_relay=~runs[index].own,
         )
@@ -448,48 +420,43 @@ def cnn_activity(network: ReluNetwork, images: Array) -> Iterator[tuple[str, Act
         yield layer.name, Activity(len(images), rate, alive, is_relay=relays)
 
 
-def every_channel_is_active(activity: Activity) -> Violation | None:
+def every_channel_is_active(activity: Activity) -> Iterator[Violation]:
     silent = (activity.firing_rate == 0) & activity.can_fire & activity.own
-    if not silent.any():
-        return None
-    what = f"silent on all of {activity.image_count:,} images"
-    fix = "Check more images; prune the channels that stay silent."
-    return idle(silent, activity.own, what, fix, activity.is_readout)
+    if silent.any():
+        what = f"silent on all of {activity.image_count:,} images"
+        fix = "Check more images; prune the channels that stay silent."
+        yield idle(silent, activity.own, what, fix, activity.is_readout)
 
 
-def no_channel_is_active_at_every_step(activity: Activity) -> Violation | None:
+def no_channel_is_active_at_every_step(activity: Activity) -> Iterator[Violation]:
     saturated = (activity.firing_rate == 1) & activity.own
-    if not saturated.any():
-        return None
-    found = f"{channels(saturated, activity.own)} fire at every step and position of {activity.image_count:,} images"
-    fix = "Balance for higher thresholds: export with `method='percentile'` and `percentile=99.9`."
-    return Violation(found, "a saturated channel carries no information", "", fix)
+    if saturated.any():
+        where = f"at every step and position of {activity.image_count:,} images"
+        fix = "Balance for higher thresholds: export with `method='percentile'` and `percentile=99.9`."
+        yield Violation(f"{channels(saturated, activity.own)} fire {where}", _NO_INFORMATION, "", fix)
 
 
-def no_potential_meets_the_upper_end(activity: Activity) -> Violation | None:
-    images = 0 if activity.is_high_harmless else activity.high_clipped
-    return _clipped(activity, images, f"{limits.POTENTIAL_LIMIT:,}; spikes may be lost")
+def no_potential_meets_the_upper_end(activity: Activity) -> Iterator[Violation]:
+    yield from _clipped(activity, activity.high_clipped, f"{limits.POTENTIAL_LIMIT:,}; spikes may be lost")
 
 
-def no_potential_meets_the_lower_end(activity: Activity) -> Violation | None:
-    images = 0 if activity.is_low_harmless else activity.low_clipped
-    return _clipped(activity, images, f"{-limits.POTENTIAL_LIMIT:,}; inhibition may be lost")
+def no_potential_meets_the_lower_end(activity: Activity) -> Iterator[Violation]:
+    yield from _clipped(activity, activity.low_clipped, f"{-limits.POTENTIAL_LIMIT:,}; inhibition may be lost")
 
 
-def _clipped(activity: Activity, images: int, end: str) -> Violation | None:
-    if not images:
-        return None
-    found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
-    fix = "`diagnose` measures what this costs a classification."
-    return Violation(found, f"the range ends at {end}", "lava/proc/lif/models.py", fix)
+def _clipped(activity: Activity, images: int, end: str) -> Iterator[Violation]:
+    if images:
+        found = f"potentials clipped on {images:,} of {activity.image_count:,} images"
+        yield Violation(
+            found, f"the range ends at {end}", _LIF, "`diagnose` measures what this costs a classification."
+        )
 
 
-def no_current_wraps(activity: NetworkActivity) -> Violation | None:
-    if not activity.wrapped_images:
-        return None
-    found = f"u of a stock neuron wraps on {activity.wrapped_images:,} of {activity.image_count:,} images"
-    limit = f"must be in +-{limits.POTENTIAL_LIMIT:,}: beyond that u wraps and the potential is wrong"
-    return Violation(found, limit, "lava/proc/lif/models.py", "Export for a smaller T, or with fewer `weight_bits`.")
+def no_current_wraps(activity: NetworkActivity) -> Iterator[Violation]:
+    if activity.wrapped_images:
+        found = f"u of a stock neuron wraps on {activity.wrapped_images:,} of {activity.image_count:,} images"
+        limit = f"must be in +-{limits.POTENTIAL_LIMIT:,}: beyond that u wraps and the potential is wrong"
+        yield Violation(found, limit, _LIF, "Export for a smaller T, or with fewer `weight_bits`.")
 
 
 ACTIVITY_RULES: Final[tuple[Rule[Activity], ...]] = (

@@ -32,6 +32,9 @@ import math
 from collections.abc import Sequence
 from typing import Final, Literal, NamedTuple
 
+import numpy as np
+
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval
 
@@ -165,28 +168,18 @@ LOIHI1_NEURONS_PER_CORE: Final = 1024
 """Compartments of a neurocore of Loihi 1 (Davies et al. 2018)."""
 
 
-def _boundary(low: str, high: str) -> str:
-    """What the figures for Loihi 1 include and exclude; ``low`` and ``high``: how pixels are counted at each end."""
-    return (
-        "Estimated from counted spikes, not measured on a chip. Included: synaptic operations, membrane updates and "
-        "spikes of the cores of Loihi 1, and the barrier after each step; for the circuit of stock neurons (target "
-        "loihi2), also its own synapses and neurons, and 2P steps per image, P the smallest power of two >= T. Not "
-        "included: static power, host, input and output, management processors, links between chips. Low: the lower "
-        f"of Intel's simulated constants and those that SANA-FE fitted to a board; {low}; all 128 cores equally busy. "
-        f"High: the higher of both; {high}; only as many cores as hold the neurons; the most spikes that the circuit "
-        "may send in steps T + 1 to P. No energy per operation of Loihi 2 is public. A published measurement on "
-        "Loihi 2, lava-dl's PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
-    )
-
-
-BOUNDARY: Final = _boundary("pixels as a current that costs nothing", "all pixels through their synapses in every step")
-"""The boundary for networks whose pixels are numbers."""
-
-POISSON_BOUNDARY: Final = _boundary(
-    "without the Poisson spikes of the pixels and their synapses",
-    "with a spike of every pixel in every step, and its synapses",
+BOUNDARY: Final = (
+    "Estimated from counted spikes, not measured on a chip. Included: synaptic operations, membrane updates and "
+    "spikes of the cores of Loihi 1, and the barrier after each step; for the circuit of stock neurons (target "
+    "loihi2), also its own synapses and neurons, and 2P steps per image, P the smallest power of two >= T. Not "
+    "included: static power, host, input and output, management processors, links between chips. Low: the lower "
+    "of Intel's simulated constants and those that SANA-FE fitted to a board; pixels as a current that costs nothing, "
+    "or without their Poisson spikes; all 128 cores equally busy. High: the higher of both; all pixels through their "
+    "synapses in every step, Poisson spikes, too; only as many cores as hold the neurons; the most spikes that the "
+    "circuit may send in steps T + 1 to P. No energy per operation of Loihi 2 is public. A published measurement on "
+    "Loihi 2, lava-dl's PilotNet, equals the low end of the energy and 1.4 times the high end of the time."
 )
-"""The boundary for networks whose pixels are Poisson spikes."""
+"""What the figures for Loihi 1 include and exclude, and how pixels are counted at each end."""
 
 ARITHMETIC: Final = (
     "Arithmetic: the same counts as additions, and those of the CNN as multiplications and additions, from 8-bit "
@@ -309,65 +302,64 @@ def estimate(
         M_1: synapses of nonzero weight that the pixels of one image reach.
     """
     own = CircuitEvents(timesteps, 0, 0, 0.0, 0.0, 0.0) if circuit is None else circuit
-    neurons, pixel_additions = sum(neuron_counts) + own.neurons, timesteps * input_synapses
+    neurons = sum(neuron_counts) + own.neurons
     updates, relay_updates = neurons * own.steps, relays.neurons * own.steps
     circuit_updates = updates - sum(neuron_counts) * timesteps
-    sent = (spikes, spikes + own.further_spikes)
-    additions = (synaptic_operations, synaptic_operations + own.further_synaptic_operations)
-    reached = (additions[0], additions[1] + pixel_additions)
+    # Of the two ends, only the high one counts these.
+    high = np.array([0, 1])
+    pixels = high * timesteps * input_synapses
+    sent = spikes + high * own.further_spikes
+    additions = synaptic_operations + high * own.further_synaptic_operations
     chips = math.ceil(neurons / (LOIHI1_CORES * LOIHI1_NEURONS_PER_CORE))
-    cores = (LOIHI1_CORES * chips, math.ceil(neurons / LOIHI1_NEURONS_PER_CORE))
-    work = _total((SYNAPTIC_TIME, reached), (UPDATE_TIME, (updates, updates)), (SPIKE_TIME, sent))
-    low, high = (
-        seconds / count + step.value * (own.steps + len(neuron_counts))
-        for seconds, count, step in zip(work, cores, STEP_TIME, strict=True)
-    )
-    added = (additions[0] + updates, additions[1] + updates + (pixel_additions if is_poisson else 0))
-    multiplied = (0, 0) if is_poisson else (input_synapses, pixel_additions)
-    circuit_operations = (own.synaptic_operations, own.synaptic_operations + own.further_synaptic_operations)
+    cores = np.array([LOIHI1_CORES * chips, math.ceil(neurons / LOIHI1_NEURONS_PER_CORE)])
+    work = _total((SYNAPTIC_TIME, additions + pixels), (UPDATE_TIME, updates), (SPIKE_TIME, sent))
+    waits = _total((STEP_TIME, own.steps + len(neuron_counts)))
+    added, multiplied = additions + updates, np.array([input_synapses, timesteps * input_synapses])
+    if is_poisson:
+        added, multiplied = added + pixels, 0 * multiplied
     relay_joules = None
     if relays.spikes is not None and relays.synaptic_operations is not None:
-        relay_joules = _joules((relays.synaptic_operations,) * 2, relay_updates, (relays.spikes,) * 2)
+        relay_joules = _joules(relays.synaptic_operations, relay_updates, relays.spikes)
+    circuit_operations = own.synaptic_operations + high * own.further_synaptic_operations
+    circuit_joules = _joules(circuit_operations, circuit_updates, own.spikes + high * own.further_spikes)
     return Estimate(
         timesteps=timesteps,
         synaptic_operations=synaptic_operations,
         membrane_updates=updates,
         spikes=spikes,
-        loihi1_joules=_joules(reached, updates, sent),
-        loihi1_seconds=(low, high),
-        arithmetic_joules=_total((ADD_ENERGY, added), (MULTIPLY_ENERGY, multiplied)),
+        loihi1_joules=_joules(additions + pixels, updates, sent),
+        loihi1_seconds=_interval(work / cores + waits),
+        arithmetic_joules=_interval(_total((ADD_ENERGY, added), (MULTIPLY_ENERGY, multiplied))),
         relay_synaptic_operations=relays.synaptic_operations,
         relay_membrane_updates=relay_updates,
         relay_spikes=relays.spikes,
         relay_loihi1_joules=relay_joules,
         circuit_membrane_updates=None if circuit is None else circuit_updates,
-        circuit_loihi1_joules=None
-        if circuit is None
-        else _joules(circuit_operations, circuit_updates, (own.spikes, own.spikes + own.further_spikes)),
+        circuit_loihi1_joules=None if circuit is None else circuit_joules,
     )
 
 
-def _joules(synaptic_operations: Interval, updates: int, spikes: Interval) -> Interval:
+def _joules(synaptic_operations: Array | float, updates: int, spikes: Array | float) -> Interval:
     """Energy of these events on Loihi 1."""
-    return _total((SYNAPTIC_ENERGY, synaptic_operations), (UPDATE_ENERGY, (updates, updates)), (SPIKE_ENERGY, spikes))
+    return _interval(_total((SYNAPTIC_ENERGY, synaptic_operations), (UPDATE_ENERGY, updates), (SPIKE_ENERGY, spikes)))
 
 
-def _total(*events: tuple[tuple[Constant, Constant], Interval]) -> Interval:
-    """What events cost at both ends of the range: constants times counts."""
-    low = high = 0.0
-    for (least, most), (fewest, largest) in events:
-        low += least.value * fewest
-        high += most.value * largest
+def _total(*events: tuple[tuple[Constant, Constant], Array | float]) -> Array:
+    """The cost of events at both ends; their number is the same at both, or (low, high)."""
+    return np.asarray(sum(np.array([end.value for end in ends]) * number for ends, number in events))
+
+
+def _interval(ends: Array) -> Interval:
+    low, high = ends.tolist()
     return low, high
 
 
-def energy(estimates: Sequence[Estimate], multiply_accumulates: int | None, *, is_poisson: bool = False) -> Energy:
+def energy(estimates: Sequence[Estimate], multiply_accumulates: int | None) -> Energy:
     """Return ``estimates`` with their boundary and the CNN's arithmetic: ``multiply_accumulates`` per image."""
-    low, high = (one.value for one in MULTIPLY_ENERGY)
-    count = multiply_accumulates
+    of_cnn = None if multiply_accumulates is None else _interval(_total((MULTIPLY_ENERGY, multiply_accumulates)))
     return Energy(
-        boundary=f"{POISSON_BOUNDARY if is_poisson else BOUNDARY} {ARITHMETIC}",
-        cnn_arithmetic_joules=None if count is None else (low * count, high * count),
+        boundary=f"{BOUNDARY} {ARITHMETIC}",
+        cnn_arithmetic_joules=of_cnn,
         estimates=tuple(estimates),
         constants=CONSTANTS,
     )

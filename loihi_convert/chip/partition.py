@@ -365,16 +365,19 @@ def _changes(placed: Placed, before: Placed | None, *, is_last: bool) -> Iterato
     if placed.pool == (1, 1) or before is None or not isinstance(before.layer, ConvLayer):
         return
     both = cores_of(before.layer, placed.layer)
-    strided = _strided(before.layer, placed.pool)
-    if max(placed.pool) <= _LARGEST_STRIDE:
+    tall, wide = placed.pool
+    strided = replace(
+        before.layer, width=max(1, before.layer.width // wide), height=max(1, before.layer.height // tall)
+    )
+    if max(tall, wide) <= _LARGEST_STRIDE:
         yield Saving(
             layer=before.name,
-            change=f"a stride of {_window(placed.pool)} instead of the pooling after it,",
+            change=f"a stride of {tall if tall == wide else f'{tall} x {wide}'} instead of the pooling after it,",
             before=both,
             after=cores_of(strided, placed.unpooled),
         )
     channels = before.layer.kernel.channels
-    pooling = replace(strided, kernel=Kernel(placed.pool[0] * placed.pool[1], 1, channels, channels), has_bias=False)
+    pooling = replace(strided, kernel=Kernel(tall * wide, 1, channels, channels), has_bias=False)
     yield Saving(
         layer=before.name,
         change="the pooling as a layer of its own, a strided convolution with groups = channels, after the ReLU",
@@ -391,33 +394,3 @@ def without_channels(layer: ConvLayer | DenseLayer, fewer: int) -> ConvLayer | D
     # Groups of a layer with relays may be as many as its channels; those that go take their groups along.
     groups = max(1, kernel.groups * (kernel.channels - fewer) // kernel.channels)
     return replace(layer, kernel=replace(kernel, channels=kernel.channels - fewer, groups=groups))
-
-
-def narrowed(placed: Sequence[Placed], eighths: int) -> tuple[ConvLayer | DenseLayer, ...]:
-    """Return the layers with ``eighths`` / 8 of the channels of every layer but the last, and inputs to match."""
-    layers: list[ConvLayer | DenseLayer] = []
-    for index, each in enumerate(placed):
-        is_first, is_last = index == 0, index == len(placed) - 1
-
-        def part(count: int, *, is_kept: bool) -> int:
-            return count if is_kept else max(1, count * eighths // 8)
-
-        if isinstance(each.layer, DenseLayer):
-            neurons, inputs = part(each.layer.neurons, is_kept=is_last), part(each.layer.inputs, is_kept=is_first)
-            layers.append(replace(each.layer, neurons=neurons, inputs=inputs))
-            continue
-        kernel = each.layer.kernel
-        channels = part(kernel.channels, is_kept=is_last)
-        # Of a grouped layer, groups go; what one group reads stays.
-        inputs = part(kernel.inputs, is_kept=is_first or kernel.groups > 1)
-        groups = part(kernel.groups, is_kept=is_last or kernel.groups == 1)
-        layers.append(replace(each.layer, kernel=replace(kernel, channels=channels, inputs=inputs, groups=groups)))
-    return tuple(layers)
-
-
-def _strided(layer: ConvLayer, pool: tuple[int, int]) -> ConvLayer:
-    return replace(layer, width=max(1, layer.width // pool[1]), height=max(1, layer.height // pool[0]))
-
-
-def _window(pool: tuple[int, int]) -> str:
-    return str(pool[0]) if pool[0] == pool[1] else f"{pool[0]} x {pool[1]}"

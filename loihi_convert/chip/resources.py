@@ -19,10 +19,9 @@ adapters, output axons, and whatever the host reads.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from fractions import Fraction
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -37,7 +36,6 @@ from loihi_convert.chip.partition import (
     Saving,
     Tile,
     cores_of,
-    narrowed,
     savings,
     without_channels,
 )
@@ -117,7 +115,7 @@ class Chips:
     source_cores
         Neurocores of the neurons that pass the bias source's spike on, one each.
     placed
-        The layers' geometry, for `savings` and `narrower`.
+        The layers' geometry, for `savings`.
     input_cores
         Neurocores of the input as a layer of neurons; not part of `cores`.
     """
@@ -166,18 +164,6 @@ class Chips:
         """What would save most, the best first."""
         return savings(self.placed)
 
-    def narrower(self, cores: int) -> tuple[str, CoreRange] | None:
-        """Return how many channels every layer but the last may keep ("3/4") to fit ``cores``, and what it then takes.
-
-        In eighths; None if not even one eighth fits.
-        """
-        for eighths in range(7, 0, -1):
-            layers = narrowed(self.placed, eighths)
-            low, high = (count + self.source_cores for count in cores_of(*layers))
-            if high <= cores and all(layer.partitions()[0].fits for layer in layers):
-                return str(Fraction(eighths, 8)), (low, high)
-        return None
-
     @property
     def boundary(self) -> str:
         """The assumptions of the estimate, in words."""
@@ -189,13 +175,32 @@ class Chips:
         )
 
 
+class Populated(NamedTuple):
+    """A layer whose resources are wanted.
+
+    Parameters
+    ----------
+    name, synapse
+        The layer's name, and its synapse from the layer before.
+    recurrent
+        A synapse from its own neurons.
+    relay_of
+        As in `ir.network.ReluLayer`.
+    silent
+        Whether each channel never fires; by default all fire.
+    """
+
+    name: str
+    synapse: Synapse
+    recurrent: Dense | None = None
+    relay_of: Array | None = None
+    silent: Array | None = None
+
+
 def resources(
     input_shape: Shape,
-    synapses: Sequence[tuple[str, Synapse]],
-    recurrent: Mapping[str, Dense] | None = None,
+    layers: Sequence[Populated],
     *,
-    relays: Sequence[Array | None] | None = None,
-    silent: Sequence[Array | None] | None = None,
     has_circuit: bool = False,
     has_output_neurons: bool = False,
     chips: int = 1,
@@ -206,14 +211,8 @@ def resources(
     ----------
     input_shape
         Input shape of the network.
-    synapses
-        Synapses in order, with the names of their layers.
-    recurrent
-        Synapses from a layer's own neurons, by the layer's name.
-    relays
-        ``relay_of`` of each layer, as in `ir.network.ReluLayer`; by default no layer has relays.
-    silent
-        Whether each channel of each layer never fires; by default all fire.
+    layers
+        Its layers, in order.
     has_circuit
         Whether neurons reset by the stock circuit of stock processes.
     has_output_neurons
@@ -221,45 +220,40 @@ def resources(
     chips
         Number of Loihi 2 chips available.
     """
-    recurrent = recurrent or {}
-    relays, silent = (given or [None] * len(synapses) for given in (relays, silent))
-    shapes = [input_shape]
-    for _, synapse in synapses:
-        shapes.append(synapse.output_shape(shapes[-1]))
-    placed, layers, source_cores = list[Placed](), list[LayerResources](), 0
-    for index, ((name, synapse), shape, relay_of, never_fires) in enumerate(
-        zip(synapses, shapes, relays, silent, strict=False)
-    ):
-        is_last, own = index == len(synapses) - 1, recurrent.get(name)
-        circuit = (has_circuit and (has_output_neurons or not is_last), has_circuit and synapse.bias is not None)
-        output_shape = shapes[index + 1]
-        leaving = np.zeros(output_shape, np.int64) if is_last else synapses[index + 1][1].fan_out(output_shape)
-        placed.append(_placed(name, synapse, shape, own, relay_of, circuit))
-        layers.append(_layer_resources(placed[-1], synapse, shape, leaving, own, never_fires))
-        if circuit[1]:
-            source_cores = index
+    shape, found, placed, source_cores = input_shape, list[LayerResources](), list[Placed](), 0
+    for index, layer in enumerate(layers):
+        is_last, output_shape = index == len(layers) - 1, layer.synapse.output_shape(shape)
+        circuit = (has_circuit and (has_output_neurons or not is_last), has_circuit and layer.synapse.bias is not None)
+        after = np.zeros(output_shape, np.int64) if is_last else layers[index + 1].synapse.fan_out(output_shape)
+        placed.append(_placed(layer, shape, circuit))
+        found.append(_layer_resources(placed[-1], layer, shape, after))
+        shape, source_cores = output_shape, index if circuit[1] else source_cores
     channels, height, width = (*input_shape, 1, 1)[:3]
     # Pixels have no synapses.
     pixels, _ = ConvLayer(width, height, Kernel(0, 0, channels)).partitions()
-    return Chips(tuple(layers), chips, has_circuit, source_cores, tuple(placed), pixels.cores)
+    return Chips(tuple(found), chips, has_circuit, source_cores, tuple(placed), pixels.cores)
 
 
 def network_resources(network: ReluNetwork | QuantizedNetwork, *, has_circuit: bool = False, chips: int = 1) -> Chips:
     """Return the `resources` of a network, in the form in which it is stored."""
-    silent: list[Array | None] | None = None
-    if isinstance(network, QuantizedNetwork):
-        network = network.stored
-        thresholds = [layer.threshold for layer in network.layers]
-        silent = [None if threshold is None else threshold >= limits.NEVER_FIRES for threshold in thresholds]
+    stored = network.stored if isinstance(network, QuantizedNetwork) else network
+    is_spiking = stored.layers[-1].threshold is not None
     return resources(
-        network.input_shape,
-        [(layer.name, layer.synapse) for layer in network.layers],
-        relays=[layer.relay_of for layer in network.layers],
-        silent=silent,
+        stored.input_shape,
+        _populated(stored),
         has_circuit=has_circuit,
-        has_output_neurons=network.layers[-1].threshold is not None,
+        has_output_neurons=is_spiking,
         chips=chips,
     )
+
+
+def _populated(network: ReluNetwork | QuantizedNetwork) -> list[Populated]:
+    layers = [Populated(layer.name, layer.synapse, relay_of=layer.relay_of) for layer in network.layers]
+    if isinstance(network, QuantizedNetwork):
+        thresholds = [layer.threshold for layer in network.layers]
+        silent = [None if threshold is None else threshold >= limits.NEVER_FIRES for threshold in thresholds]
+        layers = [layer._replace(silent=never) for layer, never in zip(layers, silent, strict=True)]
+    return layers
 
 
 NeuronKind = Literal["own", "circuit", "LIF", "graded"]
@@ -317,32 +311,23 @@ def _graded_resources(network: ReluNetwork | QuantizedNetwork) -> Chips:
 
     In a classification, biases of the outputs are synapses from one more channel before them (seldom two).
     """
-    layers = [(layer.name, layer.synapse) for layer in network.layers]
-    relays = [layer.relay_of for layer in network.layers]
-    if len(layers) < 2:
-        return network_resources(network)
-    (before_name, before), (name, last) = layers[-2:]
-    if network.task == "classification" and isinstance(last, Dense) and last.bias is not None:
-        before, last = with_constant_channel(before, last, 1, np.ones(last.channels))
-        layers[-2:] = [(before_name, before), (name, last)]
-        if (relay_of := relays[-2]) is not None:
-            relays[-2] = np.append(relay_of, -1)
-    return resources(network.input_shape, layers, relays=relays)
+    layers = _populated(network)
+    if len(layers) > 1 and network.task == "classification":
+        before, last = layers[-2:]
+        if isinstance(last.synapse, Dense) and last.synapse.bias is not None:
+            synapses = with_constant_channel(before.synapse, last.synapse, 1, np.ones(last.synapse.channels))
+            relay_of = None if before.relay_of is None else np.append(before.relay_of, -1)
+            layers[-2:] = before._replace(synapse=synapses[0], relay_of=relay_of), last._replace(synapse=synapses[1])
+    return resources(network.input_shape, layers)
 
 
-def _placed(
-    name: str,
-    synapse: Synapse,
-    input_shape: Shape,
-    recurrent: Dense | None,
-    relay_of: Array | None,
-    circuit: tuple[bool, bool],
-) -> Placed:
+def _placed(layer: Populated, input_shape: Shape, circuit: tuple[bool, bool]) -> Placed:
     """Return the geometry of a layer; ``circuit``: its ``has_reset`` and ``has_bias``, as in `circuit_words`."""
-    own = synapse.channels - relay_count(relay_of)
+    name, synapse = layer.name, layer.synapse
+    own = synapse.channels - relay_count(layer.relay_of)
     if isinstance(synapse, Dense):
         inputs, pooled = (math.prod(shape) for shape in (input_shape, pooled_shape(input_shape, synapse.pool)))
-        extra = 0 if recurrent is None else synapse.channels
+        extra = 0 if layer.recurrent is None else synapse.channels
         dense = DenseLayer(synapse.channels, inputs + extra, *circuit)
         unpooled = DenseLayer(synapse.channels, pooled + extra, *circuit)
         return Placed(name, dense, own, synapse.pool, unpooled)
@@ -357,14 +342,8 @@ def _placed(
     return Placed(name, conv(synapse.pool), own, synapse.pool, conv((1, 1)))
 
 
-def _layer_resources(
-    placed: Placed,
-    synapse: Synapse,
-    input_shape: Shape,
-    fan_out: Array,
-    recurrent: Dense | None,
-    silent: Array | None,
-) -> LayerResources:
+def _layer_resources(placed: Placed, layer: Populated, input_shape: Shape, fan_out: Array) -> LayerResources:
+    synapse, recurrent = layer.synapse, layer.recurrent
     neurons, fan_in = fan_out.size, synapse.fan_in(input_shape)
     # A dense matrix also stores its zeros, and a kernel after a pooling the zeros of its dilation.
     is_dense = isinstance(synapse, Dense)
@@ -375,7 +354,7 @@ def _layer_resources(
     # Channels last, where values of channels broadcast.
     fan_in, fan_out = fan_in.transpose(), fan_out.transpose()
     if placed.layer.has_reset:
-        resets = 1 if silent is None else ~silent
+        resets = 1 if layer.silent is None else ~layer.silent
         fan_in, fan_out = fan_in + resets, fan_out + resets
     if placed.layer.has_bias and synapse.bias is not None:
         fan_in = fan_in + (synapse.bias.transpose() != 0)

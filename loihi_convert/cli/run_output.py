@@ -17,7 +17,8 @@ from loihi_convert.ground.statistics import POOR_CNN, Z_SCORE
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit
-from loihi_convert.metrics.evaluation import Evaluation, Point, means
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import means
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.running import FileRun, RunFolder
 from loihi_convert.report.run_tables import (

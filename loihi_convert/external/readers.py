@@ -43,6 +43,7 @@ _WEIGHT_BITS: Final = 8
 _MAX_PIXEL_FACTOR: Final = 2**15
 _UNIT: Final = 1 << limits.UNIT_EXP
 _MAX_SHOWN: Final = 8
+_GEOMETRY: Final = (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1))
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,21 +130,7 @@ class CubaNetwork(Spiking[CubaLayer]):
 
 
 class Link(NamedTuple):
-    """One layer of the chain, without its neurons.
-
-    Parameters
-    ----------
-    name
-        Its place in the file, such as ``layer 3``.
-    synapse
-        Integer weights and biases. The weights of a dense layer are those of Lava's synapse, see `dense_weights`.
-    shape
-        Shape of the layer's neurons: ``(C, H, W)`` or ``(N,)``.
-    stock
-        The layer as stored.
-    weight_shift
-        Bits by which the weighted sum is shifted right again.
-    """
+    """One layer of the chain, as in `CubaLayer`, with its shape, ``(C, H, W)`` or ``(N,)``, and as it is stored."""
 
     name: str
     synapse: Conv | Dense | PixelBias
@@ -192,16 +179,29 @@ def _link(name: str, layer: StockLayer, bias_limit: int, *, is_flat: bool) -> Li
     _require_datasets(layer)
     if "delay" in layer.datasets:
         raise NetxError("has delays, which `ref` does not simulate")
-    shape = shape_of(layer)
-    link = (_conv if layer.kind == "conv" else _dense)(name, layer, shape, bias_limit)
+    stored = shape_of(layer)
+    shape, shift = (math.prod(stored),) if layer.kind == "dense" else stored, 0
+    for dataset, least in _GEOMETRY if layer.kind == "conv" else ():
+        integers(layer, dataset, least, limits.MAX_CONV_GEOMETRY)
+    weight, synapse = integers(layer, "weight", cut=True), layer.synapse
+    assert synapse is not None
+    if layer.kind == "dense":
+        if weight.ndim > 1 and weight.shape != synapse.weight.shape:
+            raise NetxError(f"weights of shape {weight.shape} for {shape[0]} neurons", expected="must be (N_out, N_in)")
+        weight, shift = dense_weights(weight.reshape(synapse.weight.shape))
+    bias = None
+    if "bias" in layer.datasets:
+        bias = integers(layer, "bias", -bias_limit, bias_limit, cut=True)
+        bias = per_neuron(bias, "bias", shape, allows_one=math.prod(shape) == 1)
     if layer.input_shape is None:
         raise NetxError("is a convolution of unknown input", expected="the first layer must be an input with a shape")
     if layer.kind == "dense" and len(layer.input_shape) == 3 and not is_flat:
         raise NetxError(f"takes maps of shape {layer.input_shape}", expected="must follow a layer 'flatten'")
     if layer.output_shape != layer.expected_shape:
         expected = f"must be {layer.output_shape}, from its weights and the input shape {layer.input_shape}"
-        raise NetxError(f"stored shape {shape}", expected=expected)
-    return link
+        raise NetxError(f"stored shape {stored}", expected=expected)
+    synapse = replace(synapse, weight=weight.reshape(synapse.weight.shape), bias=bias)
+    return Link(name, synapse, shape, layer, shift)
 
 
 def _input_link(name: str, layer: StockLayer) -> Link:
@@ -209,34 +209,6 @@ def _input_link(name: str, layer: StockLayer) -> Link:
     weight = integer(layer, "weight", -largest, largest, cut=True) if "weight" in layer.datasets else _UNIT
     bias = integer(layer, "bias", -largest, largest, cut=True) if "bias" in layer.datasets else 0
     return Link(name, PixelBias(weight, bias), shape_of(layer), layer)
-
-
-def _conv(name: str, layer: StockLayer, shape: Shape, bias_limit: int) -> Link:
-    for dataset, least in (("stride", 1), ("padding", 0), ("dilation", 1)):
-        integers(layer, dataset, least, limits.MAX_CONV_GEOMETRY)
-    integer(layer, "groups", 1, limits.MAX_CONV_GEOMETRY)
-    weight = integers(layer, "weight", cut=True)
-    synapse = layer.synapse
-    assert isinstance(synapse, Conv)
-    bias = _bias(layer, shape, bias_limit)
-    return Link(name, replace(synapse, weight=weight.reshape(synapse.weight.shape), bias=bias), shape, layer)
-
-
-def _dense(name: str, layer: StockLayer, stored: Shape, bias_limit: int) -> Link:
-    weight, shape = integers(layer, "weight", cut=True), (math.prod(stored),)
-    synapse = layer.synapse
-    assert isinstance(synapse, Dense)
-    if weight.ndim > 1 and weight.shape != synapse.weight.shape:
-        raise NetxError(f"weights of shape {weight.shape} for {shape[0]} neurons", expected="must be (N_out, N_in)")
-    mantissas, shift = dense_weights(weight.reshape(synapse.weight.shape))
-    return Link(name, Dense(mantissas, _bias(layer, shape, bias_limit)), shape, layer, shift)
-
-
-def _bias(layer: StockLayer, shape: Shape, bias_limit: int) -> Array | None:
-    if "bias" not in layer.datasets:
-        return None
-    bias = integers(layer, "bias", -bias_limit, bias_limit, cut=True)
-    return per_neuron(bias, "bias", shape, allows_one=math.prod(shape) == 1)
 
 
 def dense_weights(weight: Array) -> tuple[Array, int]:

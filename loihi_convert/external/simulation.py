@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -59,38 +60,20 @@ def run_cuba(
     require_images(network, images, normalization)
     require_result_size(network, len(images), timesteps)
     started = time.perf_counter()
-    count, outputs, spiking = len(images), math.prod(network.shapes[-1]), len(network.spiking_layers)
-    potentials = np.empty((count, timesteps, outputs), np.int32)
-    output_spikes = np.empty(potentials.shape, np.bool_) if network.readout == "spikes" else None
-    spike_counts = np.empty((count, timesteps, spiking), np.int64)
-    operations = np.empty_like(spike_counts)
-    channel_spikes = tuple(np.zeros((timesteps, shape[0]), np.int64) for shape in network.shapes[:spiking])
-    fan_outs = [fan_out.reshape(-1) for fan_out in network.fan_outs]
+    result, fan_outs = RunResult.unfilled(network, len(images), timesteps), network.fan_outs
     images_at_once = max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
     ready = time.perf_counter()
-    for first in range(0, count, images_at_once):
-        rows = slice(first, min(first + images_at_once, count))
+    for first in range(0, len(images), images_at_once):
+        rows = slice(first, min(first + images_at_once, len(images)))
         inputs = pixel_inputs(network, images[rows], normalization)
         for step, layers in enumerate(simulate(network, inputs, timesteps)):
-            potentials[rows, step] = (layers[-1].v >> limits.UNIT_EXP).reshape(len(inputs), -1)
-            if output_spikes is not None:
-                output_spikes[rows, step] = layers[-1].spikes.reshape(len(inputs), -1)
+            result.potentials[rows, step] = (layers[-1].v >> limits.UNIT_EXP).reshape(len(inputs), -1)
+            if result.output_spikes is not None:
+                result.output_spikes[rows, step] = layers[-1].spikes.reshape(len(inputs), -1)
             for index, fan_out in enumerate(fan_outs):
-                fired = layers[index].spikes.reshape(len(inputs), -1)
-                spike_counts[rows, step, index] = fired.sum(axis=1)
-                operations[rows, step, index] = fired @ fan_out
-                channels = len(channel_spikes[index][step])
-                channel_spikes[index][step] += fired.reshape(len(inputs), channels, -1).sum(axis=(0, 2))
-        progress(rows.stop, count)
-    return RunResult(
-        potentials=potentials,
-        spike_counts=spike_counts,
-        synaptic_operations=operations,
-        seconds=time.perf_counter() - ready,
-        startup_seconds=ready - started,
-        output_spikes=output_spikes,
-        channel_spikes=channel_spikes,
-    )
+                result.count(rows, step, index, layers[index].spikes, fan_out)
+        progress(rows.stop, len(images))
+    return replace(result, seconds=time.perf_counter() - ready, startup_seconds=ready - started)
 
 
 _LIMIT: Final = limits.LIF_STATE_LIMIT
@@ -150,12 +133,6 @@ def _decayed(state: Array, decay: int) -> Array:
     return np.asarray(np.sign(product) * (np.abs(product) >> limits.DECAY_BITS), np.int32)
 
 
-def sdnn_inputs(network: GradedNetwork, images: Array, normalization: Normalization) -> Array:
-    """Return what enters the input neurons of ``network`` for uint8 ``images``, ``(N, C, H, W)``."""
-    require_images(network, images, normalization)
-    return pixel_inputs(network, images, normalization)
-
-
 DEFAULT_NORMALIZATION: Final = Normalization((0.5,), (0.5,))
 """To -1..1, as in lava-dl's test networks."""
 
@@ -188,14 +165,14 @@ def require_images(network: CubaNetwork | GradedNetwork, images: Array, normaliz
 
 
 def pixel_inputs(network: CubaNetwork | GradedNetwork, images: Array, normalization: Normalization) -> Array:
-    """Return uint8 images ``(N, C, H, W)`` as inputs for `simulate`, or for sigma-delta neurons: int32
+    """Return what enters a network for uint8 images ``(N, C, H, W)``, checked by `require_images`: int32
     ``(N, *input_shape)``.
 
     Input neurons get ``trunc(weight x + bias)`` with x = (pixel / 255 - mean) / std. A synapse gets the pixels, 0..255,
     as 8-bit graded spikes.
     """
-    synapse = network.layers[0].synapse
-    values = images.astype(np.float64)
+    require_images(network, images, normalization)
+    synapse, values = network.layers[0].synapse, images.astype(np.float64)
     if isinstance(synapse, PixelBias):
         mean, std = (np.array(numbers).reshape(-1, 1, 1) for numbers in normalization)
         x = (values / 255 - mean) / std

@@ -17,15 +17,14 @@ from __future__ import annotations
 
 import math
 from fractions import Fraction
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data.dataset import HeldOutSplit
-from loihi_convert.errors import DataError, UsageError
-from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import TOLERANCE_POINTS
 from loihi_convert.ground.options import Record
 from loihi_convert.ground.statistics import Interval, wilson_interval
@@ -135,28 +134,11 @@ class EarlyExit(Record):
 def choose_margin(
     outputs: Array, labels: Array | None, *, split: HeldOutSplit, tolerance_points: float = TOLERANCE_POINTS
 ) -> MarginChoice:
-    """Return the smallest margin that loses at most ``tolerance_points`` of accuracy against T.
+    """Return the smallest margin that loses at most ``tolerance_points`` (0..100) of accuracy against T.
 
-    Parameters
-    ----------
-    outputs
-        Outputs for images that are not part of the run, integers ``(N, T, outputs)``.
-    labels
-        ``(N,)``; without them, the class after T counts as correct.
-    split
-        The split of the images.
-    tolerance_points
-        Percentage points, 0..100.
-
-    Raises
-    ------
-    UsageError
-        If the tolerance is out of range.
-    DataError
-        If ``outputs`` have a wrong shape, or there is not one label per image.
+    ``outputs``, integers ``(N, T, outputs)``, are those of images of ``split`` that are not part of the run, ``labels``
+    ``(N,)``; without them, the class after T counts as correct.
     """
-    if not 0 <= tolerance_points <= 100:
-        raise UsageError(f"found {tolerance_points}", where="exit_tolerance", expected="must be in 0..100")
     margins, average_timesteps, correct_counts = _trade(outputs, labels)
     image_count, timesteps, _ = outputs.shape
     # The last margin exceeds every lead before T, and loses nothing.
@@ -183,75 +165,55 @@ def evaluate_early_exit(
     cnn_predictions: Array | None = None,
     circuit: CircuitWork | None = None,
 ) -> EarlyExit:
-    """Return the results of early exit on the images of ``result``.
+    """Return the results of early exit on the images of ``result``; ``choice`` is of the same network and T.
 
-    Parameters
-    ----------
-    result
-        A run of N images over T time steps.
-    choice
-        Chosen with the same network and T on other images.
-    labels, cnn_predictions
-        ``(N,)``: the class of each image, and the CNN's class for it, if known.
-    circuit
-        As in `evaluation.evaluate`.
-
-    Raises
-    ------
-    DataError
-        If the shapes do not match.
+    ``labels`` and ``cnn_predictions`` are ``(N,)``, if known; ``circuit`` as in `evaluation.evaluate`.
     """
     outputs = result.outputs
-    if outputs.shape[1] != choice.timesteps:
-        raise DataError(
-            f"found {outputs.shape[1]} time steps",
-            where="result",
-            expected=f"must be {choice.timesteps}, for which the margin was chosen",
-            hint="Choose a margin for this T.",
-        )
-    require_shape("labels", labels, outputs.shape[:1])
-    require_shape("cnn_predictions", cnn_predictions, outputs.shape[:1])
     highest, predictions = _highest_leads(outputs), classes_of(outputs)
     per_step = result.synaptic_operations.sum(axis=2) + (0 if circuit is None else circuit.synaptic_operations)
     operations = per_step.cumsum(axis=1)
-    points = tuple(
-        _exit_point(margin, _steps(highest, margin), predictions, operations, labels, cnn_predictions)
-        for margin in (*sorted({choice.margin, *choice.curve_margins}), None)
-    )
-    steps = _steps(highest, choice.margin)
-    needed, all_steps = _at(operations, steps).mean(), operations[:, -1].mean()
+
+    def at(margin: int | None) -> ExitPoint:
+        steps = _steps(highest, margin)
+        classes, stopped = _at(predictions, steps), np.bincount(steps).cumsum()
+        correct = share(classes, labels)
+        return ExitPoint(
+            margin=margin,
+            average_timesteps=float(steps.mean()),
+            median_timesteps=int(np.argmax(2 * stopped >= len(steps))),
+            percentile_95_timesteps=int(np.argmax(100 * stopped >= 95 * len(steps))),
+            correct_count=correct.matches,
+            accuracy=correct.fraction,
+            accuracy_interval=correct.interval,
+            agreement_with_cnn=share(classes, cnn_predictions).fraction,
+            agreement_with_last=float((classes == predictions[:, -1]).mean()),
+            synaptic_operations=float(_at(operations, steps).mean()),
+        )
+
+    steps, all_steps = _steps(highest, choice.margin), operations[:, -1].mean()
     return EarlyExit(
         choice=choice,
-        points=points,
+        points=tuple(map(at, (*sorted({choice.margin, *choice.curve_margins}), None))),
         exit_share=tuple((np.bincount(steps - 1, minlength=choice.timesteps) / len(steps)).tolist()),
-        synaptic_operations_saved=float(1 - needed / all_steps) if all_steps else None,
+        synaptic_operations_saved=float(1 - _at(operations, steps).mean() / all_steps) if all_steps else None,
     )
 
 
-def _exit_point(
-    margin: int | None,
-    steps: Array,
-    predictions: Array,
-    operations: Array,
-    labels: Array | None,
-    cnn_predictions: Array | None,
-) -> ExitPoint:
-    """Results if each image stops after its step, ``steps`` ``(N,)``; classes and operations by step are ``(N, T)``."""
-    classes = _at(predictions, steps)
-    stopped = np.bincount(steps).cumsum()
-    correct = None if labels is None else int((classes == labels).sum())
-    return ExitPoint(
-        margin=margin,
-        average_timesteps=float(steps.mean()),
-        median_timesteps=int(np.argmax(2 * stopped >= len(steps))),
-        percentile_95_timesteps=int(np.argmax(100 * stopped >= 95 * len(steps))),
-        correct_count=correct,
-        accuracy=None if labels is None else float((classes == labels).mean()),
-        accuracy_interval=None if correct is None else wilson_interval(correct, len(steps)),
-        agreement_with_cnn=None if cnn_predictions is None else float((classes == cnn_predictions).mean()),
-        agreement_with_last=float((classes == predictions[:, -1]).mean()),
-        synaptic_operations=float(_at(operations, steps).mean()),
-    )
+class Share(NamedTuple):
+    """How many images have the expected class, the fraction, and its Wilson interval; None if unknown."""
+
+    matches: int | None
+    fraction: float | None
+    interval: Interval | None
+
+
+def share(predictions: Array | None, expected: Array | None) -> Share:
+    """Return on how many of N images the classes, both ``(N,)``, are equal."""
+    if predictions is None or expected is None:
+        return Share(None, None, None)
+    count, images = int(np.count_nonzero(predictions == expected)), len(expected)
+    return Share(count, count / images, wilson_interval(count, images))
 
 
 def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:
@@ -262,7 +224,6 @@ def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:
     one unless both classes are correct or both wrong.
     """
     highest = _highest_leads(outputs)
-    require_shape("labels", labels, outputs.shape[:1])
     predictions = classes_of(outputs)
     right = (predictions == (predictions[:, -1] if labels is None else labels)[:, None]).astype(np.int64)
     margins, place = np.unique(highest + 1, return_inverse=True)
@@ -275,10 +236,6 @@ def _trade(outputs: Array, labels: Array | None) -> tuple[Array, Array, Array]:
 
 def _highest_leads(outputs: Array) -> Array:
     """int64 ``(N, T - 1)``: the largest lead in steps 1..t, for each t < T."""
-    if outputs.ndim != 3 or len(outputs) < 1 or outputs.shape[1] < 1 or outputs.shape[2] < 1:
-        raise DataError(
-            f"found shape {outputs.shape}", where="outputs", expected="must be (N, T, outputs), each at least 1"
-        )
     before = outputs[:, :-1]
     if outputs.shape[2] == 1:
         leads = np.abs(before[:, :, 0].astype(np.int64))
@@ -290,8 +247,6 @@ def _highest_leads(outputs: Array) -> Array:
 
 def _steps(highest: Array, margin: int | None) -> Array:
     """int64 ``(N,)``: the step after which each image stops, 1 + the number before T with too small a lead so far."""
-    if margin is not None and margin < 0:
-        raise DataError(f"found {margin}", where="margin", expected="must be a whole number from 0, or None")
     too_small = highest < (math.inf if margin is None else margin)
     return np.asarray(1 + too_small.sum(axis=1))
 
@@ -299,9 +254,3 @@ def _steps(highest: Array, margin: int | None) -> Array:
 def _at(values: Array, steps: Array) -> Array:
     """``(N,)``: each image's value after its step, from ``(N, T)``."""
     return np.asarray(values[np.arange(len(steps)), steps - 1])
-
-
-def require_shape(name: str, array: Array | None, expected: Shape) -> None:
-    """Raise a `DataError` unless ``array`` is unknown or has this shape."""
-    if array is not None and array.shape != expected:
-        raise DataError(f"found shape {array.shape}", where=name, expected=f"must be {expected} for this run")

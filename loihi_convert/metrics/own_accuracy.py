@@ -19,7 +19,8 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.statistics import FEWEST_JUDGED, constant_accuracy
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
-from loihi_convert.metrics.evaluation import errors, require_classes
+from loihi_convert.metrics.evaluation import require_classes
+from loihi_convert.metrics.regression import errors
 from loihi_convert.reading.source import Source
 from loihi_convert.simulation.relu import cnn_scores
 

@@ -31,20 +31,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from loihi_convert.backends.lava.exchange import reset_interval, stock_interval
 from loihi_convert.backends.result import RunResult
 from loihi_convert.chip.energy import CircuitEvents
-from loihi_convert.external import AnyNetwork
-from loihi_convert.external.readers import CubaLayer
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.options import Record
-from loihi_convert.ir.graded import GradedLayer
-from loihi_convert.ir.network import ReluNetwork, relay_count, without_relays
-from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
+from loihi_convert.ir.network import ReluNetwork, Spiking, relay_count, without_relays
+from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import PixelBias, Synapse
 
 
@@ -67,13 +64,11 @@ class RelayWork(NamedTuple):
     synaptic_operations: Array
 
 
-def relay_work(result: RunResult, network: AnyNetwork) -> RelayWork:
+def relay_work(result: RunResult, network: Spiking[Any]) -> RelayWork:
     """Return the work of the relays of ``network`` in a run."""
     counts = result.spike_counts.shape
     neurons, work = np.zeros(counts[2], np.int64), np.zeros((2, *counts[1:]))
-    stored = network.stored if isinstance(network, QuantizedNetwork) else network
-    layers: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.spiking_layers
-    for index, (layer, fan_out) in enumerate(zip(layers, stored.fan_outs, strict=True)):
+    for index, (layer, fan_out) in enumerate(zip(network.spiking_layers, network.stored.fan_outs, strict=True)):
         if layer.relay_of is None or not relay_count(layer.relay_of):
             continue
         relays = layer.relay_of >= 0
@@ -160,13 +155,10 @@ class LayerSize(Record):
     relay_neuron_count: int
 
 
-def layer_sizes(network: AnyNetwork) -> tuple[LayerSize, ...]:
+def layer_sizes(network: Spiking[Any]) -> tuple[LayerSize, ...]:
     """Return the size of each layer."""
-    layers = []
-    synaptic: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.layers
-    for layer, input_shape, shape in zip(
-        synaptic, (network.input_shape, *network.shapes), network.shapes, strict=False
-    ):
+    layers, input_shapes = [], (network.input_shape, *network.shapes)
+    for layer, input_shape, shape in zip(network.layers, input_shapes, network.shapes, strict=False):
         relays, synapse = 0, layer.synapse
         if layer.relay_of is not None and not isinstance(synapse, PixelBias):
             relays = relay_count(layer.relay_of) * math.prod(shape[1:])

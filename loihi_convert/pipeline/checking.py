@@ -27,7 +27,7 @@ from loihi_convert.checks.network_rules import (
     network_activity,
 )
 from loihi_convert.chip.limits import TARGETS
-from loihi_convert.chip.resources import Chips, NeuronCost, network_resources, neuron_costs, resources
+from loihi_convert.chip.resources import Chips, NeuronCost, Populated, network_resources, neuron_costs, resources
 from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Target
@@ -37,7 +37,6 @@ from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.synapse import Dense, Synapse
 from loihi_convert.netx.stock import StockFile
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
@@ -351,8 +350,7 @@ def _can_be_graded(loaded: LoadedFile) -> bool:
 
 
 def _stock_resources(stock: StockFile, relays: Sequence[Array | None], chips: int) -> Chips | None:
-    synapses: list[tuple[str, Synapse]] = []
-    recurrent: dict[str, Dense] = {}
+    found: list[Populated] = []
     input_shape: Shape | None = None
     try:
         for name, layer in stock.layers:
@@ -361,10 +359,9 @@ def _stock_resources(stock: StockFile, relays: Sequence[Array | None], chips: in
             if (synapse := layer.synapse) is None or layer.output_shape is None:
                 return None
             input_shape = layer.input_shape if input_shape is None else input_shape
-            synapses.append((name, synapse))
-            if (own := layer.recurrent) is not None:
-                recurrent[name] = own
-        return None if input_shape is None else resources(input_shape, synapses, recurrent, relays=relays, chips=chips)
+            relay_of = relays[len(found)] if relays else None
+            found.append(Populated(name, synapse, layer.recurrent, relay_of))
+        return None if input_shape is None else resources(input_shape, found, chips=chips)
     except InputError:
         # Already reported by `the_shape_follows_from_the_input`.
         return None

@@ -354,8 +354,8 @@ def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
         return ()
     chips = _resources(network, options)
     for layer in chips.layers:
-        if (violation := the_synapses_of_a_neuron_fit_one_core(layer)) is not None:
-            hint = f"{violation.fix} {_remedies(chips, options.max_cores)}"
+        for violation in the_synapses_of_a_neuron_fit_one_core(layer):
+            hint = f"{violation.fix} {_remedies(chips)}"
             raise InputError(violation.found, where=layer.name, expected=violation.allowed, hint=hint)
     low, high = chips.cores
     if low > options.max_cores:
@@ -363,7 +363,7 @@ def core_notes(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
         raise InputError(
             f"the network needs {span(chips.cores)} neurocores",
             expected=expected,
-            hint=_remedies(chips, options.max_cores),
+            hint=_remedies(chips),
         )
     if high > options.max_cores:
         return (
@@ -388,15 +388,11 @@ def _resources(network: ReluNetwork | QuantizedNetwork, options: QuantizeOptions
     return network_resources(network, has_circuit=options.is_circuit)
 
 
-def _remedies(chips: Chips, most: int) -> str:
-    """Return the largest layers, and what would fit ``most`` neurocores."""
+def _remedies(chips: Chips) -> str:
+    """Return the largest layers, what saves most, and the chips needed."""
     largest = ", ".join(f"{layer_words(layer.name)} ({span(layer.cores)})" for layer in chips.largest[:_NAMED_LAYERS])
     sources = f"; sources of biases: {chips.source_cores:,}" if chips.source_cores else ""
     sentences = [f"The largest layers: {largest}{sources}."]
-    narrower = chips.narrower(most)
-    if narrower is not None:
-        share, cores = narrower
-        sentences.append(f"With {share} of the channels in every layer except the last, it needs {span(cores)}.")
     sentences += [f"Saves most: {saving.sentence}." for saving in chips.savings[:1]]
     if chips.needed is not None:
         sentences.append(f"As it is, it needs {chips.needed:,} chip{'s' * (chips.needed > 1)}.")

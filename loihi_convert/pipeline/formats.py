@@ -9,8 +9,7 @@ from typing import Final, NamedTuple
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends.backend import open_backend
-from loihi_convert.backends.reference import run_network
+from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
 from loihi_convert.conversion.flow import QuantizationReport
@@ -190,14 +189,14 @@ def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
     steps = min(network.timesteps, max(1, TRACED_BYTES // result_size(network, 1, 1, trace=True)))
     at_once = max(1, TRACED_BYTES // result_size(network, 1, steps, trace=True))
     runs = [(steps, True)] if steps == network.timesteps else [(steps, True), (network.timesteps, False)]
-    with open_backend("ref") as backend:
-        for first in range(0, len(images), at_once):
-            some = images[first : first + at_once]
-            for timesteps, trace in runs:
-                written = backend.run(path, some, timesteps, trace=trace)
-                meant = run_network(network, some, timesteps, trace=trace)
-                difference = first_difference(written, meant, first_image=first)
-                if difference:
-                    path.unlink()
-                    raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
+    stored, ref = netx.read(path), ReferenceBackend()
+    for first in range(0, len(images), at_once):
+        some = images[first : first + at_once]
+        for timesteps, trace in runs:
+            written = ref.run(stored, some, timesteps, trace=trace)
+            meant = run_network(network, some, timesteps, trace=trace)
+            difference = first_difference(written, meant, first_image=first)
+            if difference:
+                path.unlink()
+                raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
     return len(images)

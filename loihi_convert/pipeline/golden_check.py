@@ -138,7 +138,7 @@ def check_golden(golden: Golden, backend: Backend) -> GoldenCheck:
     digests, potentials = golden.digests, golden.potentials
     if neuron.leaks:
         digests, potentials = tuple(map(_digests, reference.traces)), reference.potentials
-    result = backend.run(golden.path / NETWORK, golden.images, golden.timesteps, trace=True)
+    result = backend.run(golden.network, golden.images, golden.timesteps, trace=True)
     layers = [
         GoldenLayer(layer.name, None if expected[0] is None else found[0] == expected[0], found[1] == expected[1])
         for layer, found, expected in zip(golden.network.layers, map(_digests, result.traces), digests, strict=True)

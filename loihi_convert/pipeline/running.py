@@ -13,23 +13,22 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from loihi_convert.backends.backend import Backend, BackendOptions, open_backend
-from loihi_convert.backends.reference import run_graded, run_network
+from loihi_convert.backends.reference import ReferenceBackend
 from loihi_convert.backends.result import RunResult, as_reference, check_run, concatenated, concatenated_if_known
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
-from loihi_convert.errors import InputError, UsageError
+from loihi_convert.errors import UsageError
 from loihi_convert.external import AnyNetwork, is_external
 from loihi_convert.external.readers import CubaNetwork
-from loihi_convert.external.simulation import run_cuba, sdnn_inputs
+from loihi_convert.external.simulation import pixel_inputs, run_cuba
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName
-from loihi_convert.ground.files import sha256
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import require_images
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import MarginChoice, choose_margin
-from loihi_convert.metrics.evaluation import Evaluation, evaluate_images
+from loihi_convert.metrics.evaluation import Evaluation, evaluate, expected_of
 from loihi_convert.pipeline.opening import OpenedFile, notes_on_images, open_file
 from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.runs import run_folder
@@ -73,8 +72,6 @@ def run_shard(
 
     Raises
     ------
-    InputError
-        If ``backend`` reads the file, and it is missing here or was replaced since it was opened.
     VerificationError
         If the backend's integers differ from those of `ref`.
     """
@@ -83,21 +80,21 @@ def run_shard(
     steps = options.last_timestep(opened.network.timesteps)
     described, equal = f"{name}: running on {backend.name}", 0
     if backend.name == "ref":
-        # Of the network in memory: the file may have been replaced since it was opened.
         result = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
     else:
-        _require_unchanged(opened)
-        trace = options.trace
+        # Equal messages are told apart only by what each layer sends.
+        trace = options.trace or opened.network.is_graded
         with bars(described) as progress:
-            if isinstance(opened.network, GradedNetwork):
-                trace = True
-                result = backend.run_graded(
-                    opened.network, images, is_stream=options.stream, trace=trace, progress=progress
-                )
-            else:
-                result = backend.run(
-                    opened.path, images, steps, trace=trace, first_image=shard.first, progress=progress
-                )
+            assert not isinstance(opened.network, CubaNetwork)
+            result = backend.run(
+                opened.network,
+                images,
+                steps,
+                trace=trace,
+                first_image=shard.first,
+                is_stream=options.stream,
+                progress=progress,
+            )
         described, equal = f"{name}: comparing with ref", len(images)
         reference = run_reference(opened, backend, options, shard, described, trace=trace, bars=bars)
         result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
@@ -110,15 +107,6 @@ def run_shard(
             )
     place = f"{platform.node()} {os.getpid()} {threading.get_ident()}"
     return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
-
-
-def _require_unchanged(opened: OpenedFile) -> None:
-    if not opened.path.is_file() or sha256(opened.path) != opened.sha256:
-        raise InputError(
-            f"missing or replaced on {platform.node()} since it was opened",
-            where=opened.path,
-            expected="must stay where it is, for workers, too: the backend reads it again",
-        )
 
 
 def run_reference(
@@ -137,17 +125,15 @@ def run_reference(
     with bars(description) as progress:
         if isinstance(network, CubaNetwork):
             return run_cuba(network, images, steps, normalization=opened.normalization, progress=progress)
-        if isinstance(network, GradedNetwork):
-            inputs = images if opened.normalization is None else sdnn_inputs(network, images, opened.normalization)
-            return run_graded(network, inputs, is_stream=options.stream, trace=trace, progress=progress)
-        return run_network(
+        if isinstance(network, GradedNetwork) and opened.normalization is not None:
+            images = pixel_inputs(network, images, opened.normalization)
+        return ReferenceBackend(replace(backend.options, device=options.device)).run(
             network,
             images,
             steps,
             trace=trace,
             first_image=shard.first,
-            neuron=backend.options.neuron_model(network),
-            device=options.device,
+            is_stream=options.stream,
             progress=progress,
         )
 
@@ -184,7 +170,7 @@ class FileWork:
     Parameters
     ----------
     opened
-        The file; only `sim` reads it again.
+        The file, which no worker reads again.
     backend, backend_options, options
         As in `run_shard`.
     """
@@ -300,16 +286,13 @@ def run(
     if held_out is not None and is_wanted and opened.has_early_exit and network.task == "classification":
         choice = _exit_choice(opened, held_out, backend, options, workers, bars=bars)
     ran = _images_run(opened, images.images, backend, options, workers, bars=bars)
-    evaluation = evaluate_images(
+    evaluation = evaluate(
         ran.result,
         network,
-        images,
-        cnn=opened.cnn,
-        cnn_outputs=ran.cnn_outputs,
-        float_outputs=ran.float_outputs,
+        expected_of(ran.result, network, images, ran.cnn_outputs, ran.float_outputs),
         exit_choice=choice,
         timesteps=options.timesteps,
-        neuron=backend.options.neuron_model(network) if isinstance(network, QuantizedNetwork) else None,
+        multiply_accumulates=None if opened.cnn is None else opened.cnn.multiply_accumulates,
     )
     evaluation = evaluation.model_copy(update={"notes": (*opened.notes, *evaluation.notes)})
     equal, versions = ran.equal_to_reference, ran.backend_versions

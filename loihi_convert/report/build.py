@@ -15,7 +15,7 @@ from typing import Final, NamedTuple
 
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.files import require_output, write_atomically
-from loihi_convert.metrics.evaluation import means
+from loihi_convert.metrics.regression import means
 from loihi_convert.report import sections
 from loihi_convert.report.entries import Entry, ImageSet, LeftOut, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Card, Cards, Page, PageBlock, Paragraph, Section, html, markdown

@@ -22,7 +22,8 @@ from markupsafe import Markup, escape
 
 from loihi_convert.ground.choices import Width
 from loihi_convert.metrics.early_exit import ExitPoint
-from loihi_convert.metrics.evaluation import Evaluation, Point, means
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import means
 from loihi_convert.report.table import count, number, percent, percent_ends, r_squared
 from loihi_convert.runs.columns import csv_bytes
 

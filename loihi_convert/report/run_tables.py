@@ -14,7 +14,8 @@ from loihi_convert.chip.energy import Estimate
 from loihi_convert.errors import low_to_high
 from loihi_convert.ground.statistics import Interval
 from loihi_convert.metrics.early_exit import EarlyExit, MarginChoice
-from loihi_convert.metrics.evaluation import Errors, Evaluation, Point, Regression, RegressionPoint, means
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import Errors, Regression, RegressionPoint, means
 from loihi_convert.report.table import (
     RELAYS,
     Table,

@@ -12,8 +12,8 @@ from loihi_convert.backends.result import RunResult
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.metrics.early_exit import MarginChoice, evaluate_early_exit
-from loihi_convert.metrics.evaluation import evaluate
+from loihi_convert.metrics.early_exit import MarginChoice
+from loihi_convert.metrics.evaluation import ExpectedClasses, evaluate
 from loihi_convert.runs.columns import FileResults
 
 LABELS = np.arange(200) % 3
@@ -65,7 +65,7 @@ def entry(
     """
     result = _run(correct_counts)
     cnn_predictions = np.where(np.arange(200) < 198, LABELS, 0) if has_cnn else None
-    early_exit = None
+    choice = None
     if exit_leads is not None:
         leads = np.array(exit_leads, np.int32)[:, None] * np.eye(3, dtype=np.int32)[result.predictions]
         result = replace(result, potentials=leads)
@@ -78,15 +78,13 @@ def entry(
             image_count=2000,
             by_labels=True,
         )
-        early_exit = evaluate_early_exit(result, choice, labels=labels, cnn_predictions=cnn_predictions)
     network = _network(balanced)
+    floating = _run([min(200, count + 1) for count in correct_counts]).predictions if has_float else None
     evaluation = evaluate(
         result,
         network,
-        labels=labels,
-        cnn_predictions=cnn_predictions,
-        float_predictions=_run([min(200, count + 1) for count in correct_counts]).predictions if has_float else None,
-        early_exit=early_exit,
+        ExpectedClasses(labels, cnn_predictions, floating),
+        exit_choice=choice,
         multiply_accumulates=16 if has_cnn else None,
     )
     return FileResults(name, evaluation, result, network)

@@ -81,7 +81,7 @@ def timed_peers(options: argparse.Namespace) -> tuple[str, list[Row]]:
             )
         timesteps, images = options.timesteps or chosen.network.timesteps, chosen.images[: options.images]
         with open_backend("ref") as backend:
-            expected = backend.run(chosen.path, images, timesteps).potentials[:, -1]
+            expected = backend.run(chosen.network, images, timesteps).potentials[:, -1]
         rows, requests = [], []
         for index, peer in enumerate(PEERS):
             if index != REF and peer.module not in names:

@@ -73,11 +73,10 @@ class HostProcess:
                     env=environment,
                     start_new_session=True,
                 )
-        except OSError as error:
+        except BaseException as error:
             shutil.rmtree(self.folder, ignore_errors=True)
-            raise self._unusable(str(error)) from error
-        except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            if isinstance(error, OSError):
+                raise self._unusable(str(error)) from error
             raise
 
     def _folder_of_this_package(self) -> Path:

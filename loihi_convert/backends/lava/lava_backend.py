@@ -20,8 +20,7 @@ import shutil
 import tempfile
 import time
 from dataclasses import replace
-from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 
@@ -36,6 +35,7 @@ from loihi_convert.ground.choices import BackendName, LavaLayout
 from loihi_convert.ground.dependencies import other_interpreter
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.graded import GradedNetwork
+from loihi_convert.ir.network import Spiking
 from loihi_convert.ir.quantized import QuantizedNetwork
 
 STALL_SECONDS: Final = 120.0
@@ -49,7 +49,7 @@ _POLL_SECONDS: Final = 0.05
 
 
 class LavaBackend(Backend):
-    """Runs exported files on Lava's CPU simulator; all integers are equal to those of `ref`.
+    """Runs networks on Lava's CPU simulator; all integers are equal to those of `ref`.
 
     The host process starts with the first run (Lava's import takes about 2 s), serves any number of runs, and ends with
     the ``with`` block, or with this process, even if that is killed.
@@ -95,12 +95,13 @@ class LavaBackend(Backend):
 
     def run(
         self,
-        path: Path,
+        network: QuantizedNetwork | GradedNetwork,
         images: Array,
-        timesteps: int,
+        timesteps: int = 1,
         *,
         trace: bool = False,
         first_image: int = 0,
+        is_stream: bool = False,
         progress: Progress = no_progress,
     ) -> RunResult:
         """See `backends.Backend.run`.
@@ -108,25 +109,29 @@ class LavaBackend(Backend):
         Raises
         ------
         UsageError
-            If the options ask for neurons that the file does not support.
+            If the options ask for neurons or a layout that the network does not support, or the result would be too
+            large.
         PlatformError
             If Lava is not installed, its interpreter cannot be used, or the temporary folder is full.
         BackendError
             If the simulation fails, stalls or is killed. None of its processes is left then; the next run starts a new
             host.
         """
-        # The host does not need h5py.
-        from loihi_convert import netx
-
-        started = time.perf_counter()
-        network = netx.read(path)
-        check_run(network, images, timesteps, trace=trace)
-        low_bits, network = network.low_bits, network.stored
-        neuron, layout = self.options.neuron_model(network), self.layout
-        if neuron.is_circuit and layout != "processes":
-            found = f"found {layout}, but this run uses stock Processes of Lava"
+        started, layout = time.perf_counter(), self.layout
+        if isinstance(network, GradedNetwork):
+            if self._board is not None:
+                expected = "must be ref or sim for graded spikes: no board runs them yet"
+                raise UsageError(f"found {self.name}", where="backend", expected=expected)
+            neuron, low_bits, hint = None, 0, ""
+            require_result_size(network, len(images), 1, trace=trace)
+        else:
+            check_run(network, images, timesteps, trace=trace)
+            neuron, low_bits = self.options.neuron_model(network), network.low_bits
             hint = "Omit it, or pass `neuron='own'`, which gives the same integers as long as nothing wraps."
-            raise UsageError(found, where="lava_layout", expected="must be processes for stock neurons", hint=hint)
+        if layout != "processes" and (neuron is None or neuron.is_circuit):
+            expected = f"must be processes for {'graded spikes' if neuron is None else 'stock neurons'}"
+            raise UsageError(f"found {layout}", where="lava_layout", expected=expected, hint=hint)
+        network = network.stored
         batch_size = self._batch_size or fitting_batch_size(network, len(images)) if layout == "layers" else 1
         run = LavaRun(
             "",
@@ -138,40 +143,11 @@ class LavaBackend(Backend):
             neuron=neuron,
             layout=layout,
             batch_size=batch_size,
+            is_stream=is_stream,
             board=self._board,
             profile=self.options.profile,
         )
         return self._simulated(run, images, started, progress).with_joined_digits(low_bits)
-
-    def run_graded(
-        self,
-        network: GradedNetwork,
-        images: Array,
-        *,
-        is_stream: bool = False,
-        trace: bool = False,
-        progress: Progress = no_progress,
-    ) -> RunResult:
-        """Run uint8 ``images``, ``(N, *input_shape)``, through graded spikes: `backends.reference.run_graded` on Lava.
-
-        Raises
-        ------
-        UsageError
-            If the backend is a board, the options ask for another layout than ``"processes"``, or the result would be
-            too large.
-        PlatformError, BackendError
-            As in `run`.
-        """
-        started = time.perf_counter()
-        if self._board is not None:
-            expected = "must be ref or sim for graded spikes: no board runs them yet"
-            raise UsageError(f"found {self.name}", where="backend", expected=expected)
-        if self.layout != "processes":
-            expected = "must be processes for graded spikes"
-            raise UsageError(f"found {self.layout}", where="lava_layout", expected=expected)
-        require_result_size(network, len(images), 1, trace=trace)
-        run = LavaRun("", network, len(images), trace=trace, is_stream=is_stream)
-        return self._simulated(run, images, started, progress)
 
     def _simulated(self, run: LavaRun, images: Array, started: float, progress: Progress) -> RunResult:
         """Return the result of ``run``, which gets its folder here; without a host if that fails."""
@@ -242,12 +218,10 @@ class LavaBackend(Backend):
                 raise host.error(answer["reason"])
 
 
-def fitting_batch_size(network: QuantizedNetwork, image_count: int) -> int:
-    """Return how many of ``image_count`` images to put into a batch, for speed without using much memory.
+def fitting_batch_size(network: Spiking[Any], image_count: int) -> int:
+    """Return how many of ``image_count`` images to put into a batch: enough to hide Lava's overhead for each step.
 
-    Lava's overhead per step is small compared with the work for a few dozen images of a small network, or for a few
-    images of a large one. A neuron takes about 30 bytes per image, 2 of them in shared memory, which is scarce in
-    containers. Batches are as equal in size as possible.
+    A neuron takes about 30 bytes per image, 2 of them in shared memory, which is scarce in containers.
     """
     neurons = sum(math.prod(shape) for shape in (network.input_shape, *network.shapes))
     most = max(1, min(MAX_BATCH, MAX_NEURONS // neurons))
@@ -259,7 +233,7 @@ _BOARD_STALL_SECONDS: Final = 1800.0
 
 
 class Loihi2Backend(LavaBackend):
-    """Runs exported files of target loihi2 on a board.
+    """Runs networks for target loihi2 on a board.
 
     The u of every layer is read after every step, so that it can be compared with `ref`. This is slow and does not
     represent the chip's speed. ``profile`` measures time and energy in an additional run without interruptions.

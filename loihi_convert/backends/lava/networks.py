@@ -40,7 +40,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -112,10 +112,7 @@ def _neuron_parameters(run: LavaRun, layer: QuantizedLayer, index: int) -> dict[
     }
 
 
-_Layers: TypeAlias = list[tuple[QuantizedLayer, Shape]]
-
-
-def _processes(run: LavaRun, network: QuantizedNetwork, layers: _Layers) -> list[Process]:
+def _processes(run: LavaRun, network: QuantizedNetwork, layers: list[tuple[QuantizedLayer, Shape]]) -> list[Process]:
     """Two Processes per layer, for one image at a time."""
     from loihi_convert.backends.lava.processes.custom import SoftResetIF
 
@@ -130,7 +127,7 @@ def _processes(run: LavaRun, network: QuantizedNetwork, layers: _Layers) -> list
     return processes
 
 
-def _layers(run: LavaRun, network: QuantizedNetwork, layers: _Layers) -> list[Process]:
+def _layers(run: LavaRun, network: QuantizedNetwork, layers: list[tuple[QuantizedLayer, Shape]]) -> list[Process]:
     """One Process per layer, for batches of images."""
     from loihi_convert.backends.lava.processes.custom import SpikingLayer
 
@@ -177,11 +174,8 @@ def synapse_process(synapse: Conv | Dense, input_shape: Shape, bits: int, *, eve
         weight=factor * _conv_weight(synapse)[:, ::-1, ::-1],
         weight_exp=weight_exp,
         input_shape=input_shape[::-1],
-        padding=synapse.padding[::-1],
-        stride=synapse.stride[::-1],
-        dilation=synapse.dilation[::-1],
-        groups=synapse.groups,
         num_message_bits=bits,
+        **_geometry(synapse),
     )
 
 
@@ -222,13 +216,15 @@ def batch_synapse(layer: QuantizedLayer, input_shape: Shape, batch_size: int) ->
     return ConvGemm(
         _conv_weight(synapse),
         input_shape[::-1],
-        padding=synapse.padding[::-1],
-        stride=synapse.stride[::-1],
-        dilation=synapse.dilation[::-1],
-        groups=synapse.groups,
         pool=synapse.pool[::-1],
         batch_size=batch_size,
+        **_geometry(synapse),
     )
+
+
+def _geometry(synapse: Conv) -> dict[str, Any]:
+    axes = {name: getattr(synapse, name)[::-1] for name in ("padding", "stride", "dilation")}
+    return {**axes, "groups": synapse.groups}
 
 
 def _conv_weight(synapse: Conv) -> Array:
@@ -363,16 +359,13 @@ def _bias_synapse(switch: Switch, neurons: Process, numbers: Circuit) -> Process
     return synapse
 
 
-_MESSAGE_BITS: Final = 16
-
-
 def build_graded(run: LavaRun) -> Process:
     """Connect the Lava Processes of a network of graded spikes; return the first one."""
     network = run.network
     assert isinstance(network, GradedNetwork)
     processes = [_source(run, network.input_shape[::-1])]
     sent = processes[0].s_out
-    input_shapes = (network.input_shape, *network.shapes[:-1])
+    input_shapes, bits = (network.input_shape, *network.shapes[:-1]), 1 + limits.MESSAGE_LIMIT.bit_length()
     for index, (layer, input_shape) in enumerate(zip(network.layers, input_shapes, strict=True)):
         neurons = _graded_neurons(layer, network.shapes[index][::-1], network.spike_exp)
         neurons.proc_params["recording"] = run.recording(index)
@@ -380,7 +373,7 @@ def build_graded(run: LavaRun) -> Process:
         if not isinstance(layer.synapse, PixelBias):
             # On Loihi a Dense with weights of both signs has even ones; Lava's Conv on the CPU ignores weight_exp.
             is_even = isinstance(layer.synapse, Dense)
-            synapse = synapse_process(layer.synapse, input_shape, _MESSAGE_BITS, even=is_even)
+            synapse = synapse_process(layer.synapse, input_shape, bits, even=is_even)
             connect(sent, synapse.s_in)
             processes.append(synapse)
             sent = synapse.a_out

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from loihi_convert.backends.lava.exchange import Timing, first_step, reset_interval, stock_interval
 from loihi_convert.backends.loihi2.board import MESSAGE_BITS_OF_A_CONVOLUTION, Board
@@ -115,20 +117,20 @@ def plan(
 ) -> ChipPlan:
     """Return the plan of a run of ``network`` (target loihi2): the Processes of `stock_network.build_circuit`."""
     network = network.stored
-    processes = [_input(network), _adapter(network)]
     circuits = [circuit(layer) for layer in network.layers]
+    processes = list(_from_host(network))
     if with_bias := [index for index, numbers in enumerate(circuits) if numbers.source_mant is not None]:
         switch = f"1 in {timesteps} of {stock_interval(timesteps)} steps"
-        processes.append(PlannedProcess("bias switch", "RingBuffer", (1,), {"data": switch}))
-        processes.append(PlannedProcess("bias switch", "PyToNxAdapter", (1,), {"num_message_bits": "0"}))
+        processes.append(_process("bias switch", "RingBuffer", (1,), data=switch))
+        processes.append(_process("bias switch", "PyToNxAdapter", (1,), num_message_bits=0))
+        relay = {"du": limits.NO_MEMORY - 1, "dv": limits.NO_MEMORY, "vth": 0}
         processes += with_bias[-1] * [
-            PlannedProcess("bias switch", "Dense", (1,), {"weights": "1"}),
-            PlannedProcess(
-                "bias switch", "LIF", (1,), {"du": str(limits.NO_MEMORY - 1), "dv": str(limits.NO_MEMORY), "vth": "0"}
-            ),
+            _process("bias switch", "Dense", (1,), weights=1),
+            _process("bias switch", "LIF", (1,), **relay),
         ]
-    for index, layer in enumerate(network.layers):
-        processes += _layer(layer, network.shapes[index], circuits[index], index, timesteps, neuron)
+    for index, (layer, numbers) in enumerate(zip(network.layers, circuits, strict=True)):
+        resets = {"reset_interval": reset_interval(timesteps), "reset_offset": first_step(index)}
+        processes += _layer(layer, network.shapes[index], numbers, {"du": neuron.du, "dv": limits.NO_MEMORY}, resets)
     depth = len(network.layers)
     timing = Timing(image_count, 1, timesteps, depth, stock_interval(timesteps))
     cores = network_resources(network, has_circuit=True).cores
@@ -139,49 +141,41 @@ def plan(
     return ChipPlan(tuple(processes), timing, reset_interval(timesteps), board, cores, neurons, stops, profile)
 
 
-def _input(network: QuantizedNetwork) -> PlannedProcess:
+def _from_host(network: QuantizedNetwork) -> Iterator[PlannedProcess]:
+    """Yield the source of the images, and the adapter to the first synapse on the chip."""
+    layer, shape = network.layers[0], network.input_shape
     pixels = f"{network.pixel_bits} bits" if network.poisson_seed is None else "Poisson spikes"
-    return PlannedProcess("input", "ImageSource", network.input_shape, {"pixels": pixels})
-
-
-def _adapter(network: QuantizedNetwork) -> PlannedProcess:
-    """Return the adapter that sends the pixels from the host to the first synapse on the chip."""
-    layer = network.layers[0]
-    is_graded, is_conv = layer.largest_input > 1, isinstance(layer.synapse, Conv)
-    bits = (MESSAGE_BITS_OF_A_CONVOLUTION if is_conv else limits.MAX_PIXEL_BITS) if is_graded else 0
-    shape = network.input_shape if is_conv else (math.prod(network.input_shape),)
-    kind = "PyToN3ConvAdapter" if is_conv else "PyToNxAdapter"
-    return PlannedProcess("input", kind, shape, {"num_message_bits": str(bits)})
+    yield _process("input", "ImageSource", shape, pixels=pixels)
+    is_graded = layer.largest_input > 1
+    if isinstance(layer.synapse, Conv):
+        bits = MESSAGE_BITS_OF_A_CONVOLUTION * is_graded
+        yield _process("input", "PyToN3ConvAdapter", shape, num_message_bits=bits)
+    else:
+        bits = limits.MAX_PIXEL_BITS * is_graded
+        yield _process("input", "PyToNxAdapter", (math.prod(shape),), num_message_bits=bits)
 
 
 def _layer(
-    layer: QuantizedLayer, shape: Shape, numbers: Circuit, index: int, timesteps: int, neuron: NeuronModel
-) -> list[PlannedProcess]:
-    weights = {"weights": _range(2 * layer.weight), "weight_exp": "-1"}
-    neurons = {
-        "du": str(neuron.du),
-        "dv": str(limits.NO_MEMORY),
-        "vth": str(numbers.vth),
-        "bias_mant": _range(numbers.bias_mant),
-        "bias_exp": str(numbers.bias_exp),
-        "reset_interval": str(reset_interval(timesteps)),
-        "reset_offset": str(first_step(index)),
-    }
-    found = [
-        PlannedProcess(layer.name, "Conv" if isinstance(layer.synapse, Conv) else "Dense", shape, weights),
-        PlannedProcess(layer.name, "LIFReset", shape, neurons),
-    ]
+    layer: QuantizedLayer, shape: Shape, numbers: Circuit, decays: dict[str, int], resets: dict[str, int]
+) -> Iterator[PlannedProcess]:
+    name, neurons = layer.name, (math.prod(shape),)
+    kind = "Conv" if isinstance(layer.synapse, Conv) else "Dense"
+    yield _process(name, kind, shape, weights=2 * layer.weight, weight_exp=-1)
+    levels: dict[str, Any] = {"vth": numbers.vth, "bias_mant": numbers.bias_mant, "bias_exp": numbers.bias_exp}
+    yield _process(name, "LIFReset", shape, **decays, **levels, **resets)
     if layer.neuron is not None:
-        own = {"weights": _range(-numbers.self_weight_mant), "weight_exp": str(numbers.self_weight_exp)}
-        found.append(PlannedProcess(layer.name, "Sparse", (math.prod(shape),), own))
+        mant, exp = -numbers.self_weight_mant, numbers.self_weight_exp
+        yield _process(name, "Sparse", neurons, weights=mant, weight_exp=exp)
     if numbers.source_mant is not None:
-        bias = {"weights": _range(2 * numbers.source_mant), "weight_exp": str(numbers.source_exp - 1)}
-        found.append(PlannedProcess(layer.name, "Dense", (math.prod(shape),), bias))
-    return found
+        yield _process(name, "Dense", neurons, weights=2 * numbers.source_mant, weight_exp=numbers.source_exp - 1)
 
 
-def _range(values: Array) -> str:
-    return low_to_high((values.min(), values.max()))
+def _process(layer: str, kind: str, shape: Shape, **parameters: Array | int | str) -> PlannedProcess:
+    shown = {
+        name: low_to_high((value.min(), value.max())) if isinstance(value, np.ndarray) else str(value)
+        for name, value in parameters.items()
+    }
+    return PlannedProcess(layer, kind, shape, shown)
 
 
 def script(words: Sequence[str], job: str, planned: ChipPlan, *, folder: Path, activate: Path | None = None) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 
+from loihi_convert import netx
 from loihi_convert.backends.backend import open_backend
 from loihi_convert.ground.arrays import Array
 from simulators import Job, Runner
@@ -20,12 +20,11 @@ def candidates(job: Job) -> Mapping[str, Runner]:
 
 def _runner(job: Job, size: int) -> Runner:
     def run(images: Array) -> tuple[float, Array]:
-        seconds = 0.0
-        potentials: list[np.ndarray[Any, Any]] = []
+        seconds, potentials = 0.0, list[Array]()
         with open_backend("ref") as backend:
             for start in range(0, len(images), size or len(images)):
                 began = time.perf_counter()
-                result = backend.run(job.path, images[start : start + (size or len(images))], job.timesteps)
+                result = backend.run(netx.read(job.path), images[start : start + (size or len(images))], job.timesteps)
                 seconds += time.perf_counter() - began if size else result.seconds
                 potentials.append(result.potentials[:, -1])
         return seconds, np.concatenate(potentials)

@@ -1,5 +1,7 @@
 """Custom Processes: the source of images, and neurons, with or without their synapse; all for batches of B images.
 
+Every ProcessModel is a `GuardedModel`: an error in one ends its process instead of hanging the whole network.
+
 A `SpikingLayer` is a synapse and its neurons in one. Fewer Processes do more work per step: Lava's overhead for
 messages and synchronization is paid once per batch. The timing is that of Lava's Conv or Dense followed by neurons: in
 each step a layer fires with the current of the previous step and sends its spikes, then receives spikes and computes
@@ -8,11 +10,16 @@ the current for the next step. So all layers compute at the same time.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from lava.magma.core.decorator import implements, requires
+from lava.magma.core.model.py.model import PyLoihiProcessModel
 from lava.magma.core.model.py.ports import PyInPort, PyOutPort
 from lava.magma.core.model.py.type import LavaPyType
 from lava.magma.core.process.ports.ports import InPort, OutPort
@@ -22,10 +29,44 @@ from lava.magma.core.resources import CPU
 from lava.magma.core.sync.protocols.loihi_protocol import LoihiProtocol
 
 from loihi_convert.backends.lava.exchange import LavaRecording, Recorder
-from loihi_convert.backends.lava.processes.guarded import GuardedModel
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import poisson_spikes
+
+
+class GuardedModel(PyLoihiProcessModel):
+    """A ProcessModel whose exceptions are written to the file ``proc_params["failure"]`` and end the process.
+
+    Lava swallows exceptions in a ProcessModel; ``run()`` and ``stop()`` then wait forever. The host watches for ended
+    processes.
+    """
+
+    def prepare(self) -> None:
+        """Prepare the steps; called once, after Lava has set the Vars and ports."""
+
+    def step(self) -> None:
+        """Do one time step, by default that of Lava's model after this class; ``self.time_step`` counts from 1."""
+        super().run_spk()
+
+    def start(self) -> None:
+        with self._reported():
+            self.prepare()
+        super().start()
+
+    def run_spk(self) -> None:
+        with self._reported():
+            self.step()
+
+    @contextmanager
+    def _reported(self) -> Iterator[None]:
+        try:
+            yield
+        except BaseException as error:
+            traceback.print_exc()
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {error} ({Path(where.filename).name}, line {where.lineno})"
+            Path(self.proc_params["failure"]).write_text(reason, encoding="utf-8")
+            os._exit(1)
 
 
 class ImageSource(AbstractProcess):

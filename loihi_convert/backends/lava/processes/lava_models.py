@@ -28,9 +28,23 @@ from lava.proc.sparse.models import PySparseModelBitAcc
 from lava.proc.sparse.process import Sparse
 
 from loihi_convert.backends.lava.exchange import LavaRecording, Recorder
+from loihi_convert.backends.lava.processes.custom import GuardedModel
 from loihi_convert.backends.lava.processes.gemm import ConvGemm
-from loihi_convert.backends.lava.processes.guarded import GuardedConv, GuardedModel
 from loihi_convert.ground.arrays import Array
+
+
+class GuardedConv(GuardedModel):
+    """A model of Conv, with a geometry of int32.
+
+    Lava's models store it as int8, which a long pooled kernel or many groups would overflow; NumPy 2 does not even
+    compare 128 channels with int8.
+    """
+
+    kernel_size: Array = LavaPyType(np.ndarray, np.int32)
+    padding: Array = LavaPyType(np.ndarray, np.int32)
+    stride: Array = LavaPyType(np.ndarray, np.int32)
+    dilation: Array = LavaPyType(np.ndarray, np.int32)
+    groups: Array = LavaPyType(np.ndarray, np.int32)
 
 
 @implements(proc=Conv, protocol=LoihiProtocol)
