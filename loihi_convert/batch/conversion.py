@@ -20,7 +20,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, opened_before, require_unchanged
 from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice
 from loihi_convert.chip.resources import network_resources
-from loihi_convert.conversion.options import AUTO, require_timesteps
+from loihi_convert.conversion.options import AUTO
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.arrays import Array, arrays_digest
@@ -183,7 +183,7 @@ class ConversionCell(Computation[CellResult]):
             "digests": asdict(self.digests),
             "split": self.images.split,
             "network": network,
-            "setting": asdict(self.setting),
+            "setting": self.setting.varied,
         }
 
     def compute(self, needed: Sequence[Any]) -> CellResult:
@@ -293,8 +293,8 @@ class Grid:
                 raise UsageError(f"found {name}", where="grid", expected=one_of(OPTIONS))
             if not values:
                 raise UsageError("found no value", where=name, expected="must have at least one value")
-            for value in values:
-                _require_possible(name, value)
+        for copies in self.values.get("skip_copies", ()):
+            require_skip_copies(copies)
         settings = self.settings
         for name, values in self.values.items():
             if any(value is not None for value in values) and all(getattr(one, name) is None for one in settings):
@@ -390,18 +390,6 @@ def data_names(cells: Iterable[PlannedCell]) -> dict[str, str]:
 def part_of(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[PlannedCell, ...]:
     """Return part ``index``, 1..``count``, of ``cells``, whatever their order; each cell is in exactly one part."""
     return tuple(sorted(cells, key=lambda planned: planned.cell.name)[index - 1 :: count])
-
-
-def _require_possible(name: str, value: Any) -> None:
-    """Raise the `UsageError` of an option's ``value`` that no other option can make possible."""
-    if name == "timesteps":
-        require_timesteps((value,))
-    elif name == "skip_copies":
-        require_skip_copies(value)
-    else:
-        # Without these the option would have no effect and would not be looked at.
-        beside: dict[str, Any] = {"poisson_seed": {"input_coding": "poisson"}, "percentile": {"method": "percentile"}}
-        ConversionSetting(**{**beside.get(name, {}), name: value}).options()
 
 
 def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Final, Literal, NamedTuple, get_args
@@ -44,6 +44,9 @@ _TITLES: Final = {
     "split_readout": "split readout",
     "skip_copies": "skip copies",
 }
+
+_ERRORS: Final = ("rmse", "rmse_to_cnn")
+_QUALITIES: Final = ("accuracy", "agreement_with_cnn", *_ERRORS)
 
 
 class Found(NamedTuple):
@@ -109,26 +112,26 @@ class SweepResults:
         ]
 
 
+def _judged_by(result: CellResult) -> str | None:
+    """The figure that says how good a result is; None if none is known."""
+    return next((name for name in _QUALITIES if getattr(result, name) is not None), None)
+
+
 def quality(result: CellResult) -> float | None:
     """Return what to make large: accuracy, else agreement with the CNN, else minus the RMSE; None if none is known."""
-    if result.accuracy is not None:
-        return result.accuracy
-    if result.agreement_with_cnn is not None:
-        return result.agreement_with_cnn
-    error = result.rmse if result.rmse is not None else result.rmse_to_cnn
-    return None if error is None else -error
+    name = _judged_by(result)
+    value = None if name is None else float(getattr(result, name))
+    return -value if value is not None and name in _ERRORS else value
 
 
 def quality_words(result: CellResult) -> str:
     """Return `quality` with its unit: 99.43 %, 98.10 % as the CNN, RMSE 0.0123, RMSE 0.0123 to the CNN."""
-    known = quality(result)
-    if known is None:
+    name, known = _judged_by(result), quality(result)
+    if name is None or known is None:
         return "unknown"
-    if result.accuracy is not None:
-        return f"{percent(known)} %"
-    if result.agreement_with_cnn is not None:
-        return f"{percent(known)} % as the CNN"
-    return f"RMSE {number(-known)}{'' if result.rmse is not None else ' to the CNN'}"
+    if name in _ERRORS:
+        return f"RMSE {number(-known)}{' to the CNN' if name == 'rmse_to_cnn' else ''}"
+    return f"{percent(known)} %{'' if name == 'accuracy' else ' as the CNN'}"
 
 
 def cost(found: Found, kind: SweepCost) -> float | None:
@@ -159,15 +162,12 @@ def front(cells: Sequence[Found], costs: Sequence[SweepCost] = COSTS) -> tuple[F
             level, values = quality(found.result), [cost(found, kind) for kind in costs]
             if level is not None and None not in values:
                 known.append(((-level, *values), found))
-        kept += [
-            (mine, found)
-            for place, (mine, found) in enumerate(known)
-            if not any(
-                all(theirs <= own for theirs, own in zip(other, mine, strict=True)) and (other != mine or index < place)
-                for index, (other, _) in enumerate(known)
-                if index != place
-            )
-        ]
+        best: list[tuple[tuple[Any, ...], Found]] = []
+        # What beats a cell comes before it in this order.
+        for mine, found in sorted(known, key=lambda pair: pair[0]):
+            if not any(all(theirs <= own for theirs, own in zip(other, mine, strict=True)) for other, _ in best):
+                best.append((mine, found))
+        kept += best
     return tuple(found for _, found in sorted(kept, key=lambda pair: pair[0]))
 
 
@@ -246,7 +246,7 @@ def row(planned: PlannedCell, outcome: Outcome | None, *, is_on_front: bool) -> 
         "data": planned.data,
         "images": planned.kind,
         "images_sha256": planned.cell.digests.images,
-        **asdict(planned.cell.setting),
+        **planned.cell.setting.varied,
         **figures("image_count", "accuracy"),
         **ends("accuracy_interval", "accuracy"),
         **figures("cnn_accuracy", "agreement_with_cnn", "rmse", "rmse_to_cnn", "cnn_rmse"),
@@ -359,17 +359,11 @@ def _charts(done: Sequence[Found], names: Sequence[str]) -> Iterator[Chart]:
 
 def _measure(done: Sequence[Found]) -> _Measure | None:
     """What all cells can be compared by; None if the cells have different measures, or none."""
-    kinds = {
-        "accuracy" if found.result.accuracy is not None
-        else "agreement" if found.result.agreement_with_cnn is not None
-        else "error"
-        for found in done if quality(found.result) is not None
-    }  # fmt: skip
-    if len(kinds) != 1:
-        return None
-    if kinds == {"error"}:
+    names = {name for found in done if (name := _judged_by(found.result)) is not None}
+    if names and names <= set(_ERRORS):
         return _Measure("RMSE", "lowest", -1.0)
-    return _Measure("accuracy, %" if kinds == {"accuracy"} else "agreement with the CNN's class, %", "highest", 100.0)
+    labels = {"accuracy": "accuracy, %", "agreement_with_cnn": "agreement with the CNN's class, %"}
+    return _Measure(labels[names.pop()], "highest", 100.0) if len(names) == 1 else None
 
 
 def marks_on_front(marks: Sequence[Mark], best: Literal["highest", "lowest"]) -> list[Mark]:
