@@ -81,32 +81,17 @@ def build_model(
 
 
 def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Return the multiply-adds of the convolutions and dense layers of ``model`` for one image ``(C, H, W)``."""
-    total = 0
+    """Return the multiply-adds of ``model`` for one image ``(C, H, W)``."""
+    from torch.utils.flop_counter import FlopCounterMode
 
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        positions = 1 if isinstance(module, nn.Linear) else output[0, 0].numel()
-        # Not a parameter if it is computed, as by weight_norm.
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        total += weight.numel() * positions
-
-    hooks = [
-        module.register_forward_hook(add)
-        for module in model.modules()
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
-    ]
     was_training = model.training
     like = next(nn.Module.parameters(model))
-    # Not in one line: a user's `train`, which it calls, may return nothing.
+    # Not chained: a user's `train`, which it calls, may return nothing.
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(like.new_zeros(1, *input_shape))
     model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return total
+    return int(counter.get_total_flops()) // 2
 
 
 def _unfit(input_shape: tuple[int, int, int], expected: str) -> UsageError:

@@ -178,7 +178,7 @@ class Training:
         spiking: dict[str, JsonValue] = {**correct(self._spiking)} if self._spiking is not None else {}
         return Checkpoint(
             architecture=design.name,
-            state=on_cpu(state),
+            state={name: tensor.cpu() for name, tensor in state.items()},
             data=splits.name,
             input_shape=splits.input_shape,
             classes=design.classes,
@@ -214,20 +214,14 @@ class Training:
         return bool(difference <= _ROUNDING * outputs.abs().mean())
 
     def state(self) -> dict[str, object]:
-        """Return everything that `restore` needs, and outputs for `computes`, as numbers and tensors on the CPU."""
-        moments = [each.state for each in self._optimizers]
+        """Return everything that `restore` needs, and outputs for `computes`, as numbers and tensors."""
         return {
             "outputs": self._outputs(),
             "epoch": self.epoch,
             "history": list(self.history),
-            "weights": on_cpu(self._tensors),
-            "average": on_cpu(self.average),
-            "moments": {
-                name: on_cpu(of_optimizer[parameter])
-                for of_optimizer in moments
-                for name, parameter in self._parameters.items()
-                if parameter in of_optimizer
-            },
+            "weights": self._tensors,
+            "average": self.average,
+            "optimizers": [each.state_dict() for each in self._optimizers],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -237,14 +231,8 @@ class Training:
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["weights"][name])
                 self.average[name].copy_(state["average"][name])
-        names = {parameter: name for name, parameter in self._parameters.items()}
-        for optimizer in self._optimizers:
-            for parameter in (value for group in optimizer.param_groups for value in group["params"]):
-                optimizer.state[parameter] = {
-                    # AdamW's number of steps stays on the CPU.
-                    key: moment.clone() if moment.ndim == 0 else moment.clone().to(self._device)
-                    for key, moment in state["moments"].get(names[parameter], {}).items()
-                }
+        for optimizer, content in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
 
 
 @torch.no_grad()
@@ -285,11 +273,6 @@ def _used(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``tensors`` without second names, of a module that is used twice: each may be given only once."""
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     return {name: tensor for name, tensor in tensors.items() if name in names}
-
-
-def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``tensors`` on the CPU; those that are there already are not copied."""
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _optimizers(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> tuple[torch.optim.Optimizer, ...]:

@@ -30,7 +30,7 @@ from loihi_convert.cnn.recipe import Recipe, TrainOptions, chosen_architecture, 
 from loihi_convert.cnn.stored_states import read_pt, write_pt
 from loihi_convert.cnn.trainer import Training
 from loihi_convert.data import DATASETS, DataSplits
-from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of
+from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of, require_kind
 from loihi_convert.ground.devices import chosen_device, torch_threads
 from loihi_convert.ground.files import as_path, asked, refuse_to_overwrite, require_writable
 from loihi_convert.ground.progress import Progress, no_progress, progress_bar
@@ -63,15 +63,10 @@ def train_cnn(
         Also if ``output``, or an interrupted training of it, exists, unless ``overwrite`` or, for the latter,
         ``resume``.
     """
-    none = type(None)
-    for where, given, kinds in (
-        ("splits", splits, (DataSplits,)),
-        ("start", start, (Checkpoint, none)),
-        ("teacher", teacher, (Checkpoint, none)),
-    ):
-        if not isinstance(given, kinds):
-            found = f"found an object of type {type(given).__name__}"
-            raise UsageError(found, where=where, expected=f"must be {kinds[0].__name__}")
+    require_kind("splits", splits, DataSplits, "must be DataSplits")
+    for where, given in (("start", start), ("teacher", teacher)):
+        if given is not None:
+            require_kind(where, given, Checkpoint, "must be Checkpoint")
     file = as_path(output, "output")
     require_free(file, resume=resume, overwrite=overwrite)
     chosen = TrainOptions() if options is None else options
@@ -119,30 +114,18 @@ def train_design(
     training = Training(design, splits, recipe, options.seed, chosen_device(options.device))
     identity = _identity(design, splits, recipe, options.seed)
     unfinished = None if output is None else resume_path(output)
-
-    def keep() -> None:
-        if unfinished is not None:
-            write_pt({**identity, **training.state()}, unfinished)
-
     with torch_threads(training.threads):
         if unfinished is not None and resume:
             _restore(training, identity, unfinished)
-        else:
-            keep()
-        stored = training.epoch
-        try:
-            while not training.is_finished:
-                validation_accuracy = training.run_epoch(progress)
-                checkpoint.require_finite(training.average, output or Path("the CNN"))
-                keep()
-                stored = training.epoch
-                if on_epoch is not None:
-                    on_epoch(training.epoch, validation_accuracy)
-        except Exception:
-            # It would fail again.
-            if unfinished is not None and not stored:
-                unfinished.unlink(missing_ok=True)
-            raise
+        elif unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+        while not training.is_finished:
+            validation_accuracy = training.run_epoch(progress)
+            checkpoint.require_finite(training.average, output or Path("the CNN"))
+            if unfinished is not None:
+                write_pt({**identity, **training.state()}, unfinished)
+            if on_epoch is not None:
+                on_epoch(training.epoch, validation_accuracy)
         trained = training.trained(options.store)
     if output is not None and unfinished is not None:
         checkpoint.save(trained, output)
@@ -211,7 +194,7 @@ def _restore(training: Training, identity: dict[str, Any], path: Path) -> None:
         if not other:
             training.restore(state)
             other = "" if training.computes(state["outputs"]) else "CNN computes something else with its weights"
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"not the state of this training ({error})", where=path) from error
     if other:
         raise CheckpointError(
