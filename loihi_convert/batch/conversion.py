@@ -98,15 +98,15 @@ class Opened:
         uint8 ``(N, C, H, W)``.
     images
         The images to run.
-    is_split
-        Whether the data set has the requested split; False: these are all of a user's own images.
+    kind
+        "validation images", "test images" or, if the data set has no splits, "own images".
     """
 
     source: Source
     data: str
     calibration: Array
     images: Dataset
-    is_split: bool
+    kind: str
     digests: Digests
 
     @cached_property
@@ -132,11 +132,12 @@ def open_network(
     """
     source, splits = open_cnn(network, tell=tell)
     is_split = len(splits.validation) > 0
+    kind = f"{choice.split if is_split else 'own'} images"
     images = splits.validation if choice.split == "validation" and is_split else splits.test
     count = len(images) if choice.image_count is None else choice.image_count
     if not 1 <= count <= len(images):
-        kind = f"{choice.split if is_split else 'own'} images of {splits.name}"
-        raise UsageError(f"found {count}", where="image_count", expected=f"must be 1..{len(images)}, the {kind}")
+        expected = f"must be 1..{len(images)}, the {kind} of {splits.name}"
+        raise UsageError(f"found {count}", where="image_count", expected=expected)
     images, calibration = images[:count], splits.calibration_images(choice.calibration)
     digests = Digests(
         model=checkpoint_sha256(network.model),
@@ -146,7 +147,7 @@ def open_network(
         calibration=arrays_digest((calibration,)),
         images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),
     )
-    return Opened(source, splits.name, calibration, images, is_split, digests)
+    return Opened(source, splits.name, calibration, images, kind, digests)
 
 
 @dataclass(frozen=True)
@@ -362,20 +363,19 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
     found: dict[str, PlannedCell] = {}
     for network, name in zip(grid.networks, _names(grid.networks), strict=True):
         opened = open_network(network, grid.images, tell=tell)
-        kind = f"{grid.images.split if opened.is_split else 'own'} images"
         # Not on test images, as its advice would be chosen on them.
-        is_test = opened.is_split and grid.images.split == "test"
-        own = None if is_test else own_accuracy(opened.source, opened.images, kind, data=opened.data)
+        is_test = opened.kind == "test images"
+        own = None if is_test else own_accuracy(opened.source, opened.images, opened.kind, data=opened.data)
         if own is not None and own.warning:
             tell(f"warning: {name}: {own.warning}")
-        if not opened.is_split:
+        if opened.kind == "own images":
             tell(
                 f"{opened.data} has no validation images, so cells run its own images: keep other images to measure "
                 "the settings chosen in the end"
             )
         for setting in settings:
             cell = ConversionCell(network, grid.images, opened.digests, setting, work=_work(opened, setting))
-            found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind))
+            found.setdefault(cell.name, PlannedCell(cell, name, opened.data, opened.kind))
     data = data_names(found.values())
     return tuple(replace(planned, data=data[planned.cell.digests.images]) for planned in found.values())
 

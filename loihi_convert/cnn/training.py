@@ -12,12 +12,11 @@ gives small networks one thread on every machine, and large ones at most torch's
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,6 +30,7 @@ from loihi_convert.cnn.stored_states import read_pt, write_pt
 from loihi_convert.cnn.trainer import Training
 from loihi_convert.data import DATASETS, DataSplits
 from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of, require_kind
+from loihi_convert.ground.arrays import arrays_digest
 from loihi_convert.ground.devices import chosen_device, torch_threads
 from loihi_convert.ground.files import as_path, asked, refuse_to_overwrite, require_writable
 from loihi_convert.ground.progress import Progress, no_progress, progress_bar
@@ -155,9 +155,6 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, options: 
         raise UsageError(f"found {recipe.weight_bits}", where="weight_bits", expected=expected)
 
 
-_IMAGES: Final = "digest of images and labels"
-
-
 def _identity(design: Design, splits: DataSplits, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return what an interrupted training must have in common with the one that resumes it."""
     return {
@@ -170,7 +167,9 @@ def _identity(design: Design, splits: DataSplits, recipe: Recipe, seed: int) -> 
         "teacher": None if design.teacher is None else design.teacher.record["sha256"],
         "classes": list(design.classes),
         "normalization": None if design.normalization is None else [*map(list, design.normalization)],
-        _IMAGES: _digest(splits),
+        "digest of images and labels": arrays_digest(
+            array for part in (splits.train, splits.validation) for array in (part.images, part.known_labels)
+        ),
     }
 
 
@@ -217,13 +216,3 @@ def require_free(output: Path, *, resume: bool, overwrite: bool) -> None:
 def resume_path(output: Path) -> Path:
     """Return the path of the state of an unfinished training with the result ``output``."""
     return output.with_name(f"{output.name}.resume.pt")
-
-
-def _digest(splits: DataSplits) -> str:
-    """Return a digest of the images and labels that are trained on and evaluated after each epoch."""
-    found = hashlib.blake2b(digest_size=16)
-    for part in (splits.train, splits.validation):
-        found.update(repr(part.images.shape).encode())
-        found.update(np.ascontiguousarray(part.images).data)
-        found.update(np.ascontiguousarray(part.known_labels).data)
-    return found.hexdigest()
