@@ -57,7 +57,8 @@ _SUBMIT_SECONDS: Final = 0.1
 
 class _WithoutHttp:
     def start_http_server(self, *arguments: object, **options: object) -> None:
-        """Open no port: Dask's HTTP server, started without a dashboard too, shows logs and paths to strangers."""
+        # Dask's HTTP server, started without a dashboard too, shows logs and paths to strangers.
+        pass
 
 
 class Scheduler(_WithoutHttp, distributed.Scheduler):  # type: ignore[misc]

@@ -212,7 +212,7 @@ class Skipped:
         pass
 
     def append(self, value: object) -> None:
-        """Accept ``value`` like a list, and discard it."""
+        pass
 
     extend = append
     add = append

@@ -74,18 +74,8 @@ def load_image_folder(
     Other files, and names that begin with a dot, are ignored; a note counts images of other formats. A grey image has
     one channel; if any image in the folder has colours, all get three channels.
 
-    Parameters
-    ----------
-    folder
-        As above.
-    classes
-        The names of the network's classes in the order of its outputs; empty if unknown.
-    class_map
-        The class of each folder; default: as in `classes_of_folders`.
-    input_shape
-        ``(C, H, W)`` of the network, if known: other sizes, and colours for a grey network, are refused.
-    at_once
-        Whether to read all images now; if not, more than `dataset.LARGE_BYTES` are read when they are used.
+    The arguments are those of `data.load_data`. Not ``at_once``, more than `dataset.LARGE_BYTES` of images of a known
+    ``input_shape`` are read when they are used.
     """
     entries = _listed(folder)
     inside = {each.name: _listed(each) for each in entries if asked(each, Path.is_dir, DataError)}

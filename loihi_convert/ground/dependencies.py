@@ -44,10 +44,8 @@ def is_lava_at_hand(lava_python: str | None) -> bool:
 
 
 def is_extension_installed() -> bool:
-    """Return whether this interpreter has Lava's extension for Loihi.
-
-    As `lava.utils.loihi.is_installed`, without importing Lava, which changes how this process starts others.
-    """
+    """Return whether this interpreter has Lava's extension for Loihi, as `lava.utils.loihi.is_installed` does."""
+    # Without importing Lava, which changes how this process starts others.
     spec = importlib.util.find_spec("lava")
     places = [] if spec is None else [Path(place, "utils") for place in spec.submodule_search_locations or ()]
     return any(found for place in places for found in place.glob("loihi2_profiler*"))

@@ -25,7 +25,8 @@ _ONE: Final = threading.Lock()
 
 
 def no_progress(done: int, total: int) -> None:
-    """Report nothing: the default of every long-running function."""
+    # The default of every long-running function.
+    pass
 
 
 @contextmanager
