@@ -13,6 +13,7 @@ from typing import ClassVar
 import pytest
 import torch
 from support.dask_functions import Number, Numbered
+from support.refusals import refusal
 
 from loihi_convert.batch import computation
 from loihi_convert.batch.computation import (
@@ -112,9 +113,7 @@ class TestStore:
         store.put(CELL, Outcome(RESULT))
         path = tmp_path / "cells" / f"{other.name}.json"
         (tmp_path / "cells" / f"{CELL.name}.json").rename(path)
-        with pytest.raises(InputError) as caught:
-            store.get(other)
-        assert (caught.value.where, caught.value.found) == (str(path), "its contents do not match its name")
+        assert refusal(InputError, store.get, other) == (str(path), "its contents do not match its name")
 
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

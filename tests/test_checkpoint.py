@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import safetensors.torch
 import torch
+from support.refusals import refusal
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load, load_if_ours, load_model, load_states, save
@@ -136,15 +136,6 @@ def test_views_of_one_storage_are_written_small(tmp_path: Path) -> None:
     assert (tmp_path / "model.pt").stat().st_size < 10_000
 
 
-@pytest.mark.parametrize("suffix", SUFFIXES)
-def test_a_plain_state_dict_is_refused(tmp_path: Path, suffix: str) -> None:
-    path, state = tmp_path / f"model{suffix}", dict(digits_checkpoint().state)
-    torch.save(state, path) if suffix == ".pt" else safetensors.torch.save_file(state, path)
-    error = refused(path)
-    assert "holds only weights" in error.found
-    assert "`arch=" in error.hint
-
-
 @pytest.mark.parametrize("read", [load, load_if_ours, load_states])
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_file_of_a_newer_version_is_named(
@@ -240,9 +231,10 @@ def test_an_unknown_architecture_names_the_file(tmp_path: Path) -> None:
 
 
 def test_an_unknown_suffix_is_not_written(tmp_path: Path) -> None:
-    with pytest.raises(UsageError) as caught:
-        save(digits_checkpoint(), tmp_path / "model.bin")
-    assert (caught.value.where, caught.value.found) == (str(tmp_path / "model.bin"), "found the suffix '.bin'")
+    assert refusal(UsageError, save, digits_checkpoint(), tmp_path / "model.bin") == (
+        str(tmp_path / "model.bin"),
+        "found the suffix '.bin'",
+    )
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

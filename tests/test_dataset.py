@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusals import refusal
 
 from loihi_convert.data import dataset, load_data
 from loihi_convert.data.dataset import Dataset, DataSplits, split
@@ -115,9 +116,7 @@ def test_a_data_set_refuses_other_arrays_and_writing() -> None:
         (images[:, 0], labels, "images", "found uint8 (2, 4, 4)"),
         (images, np.zeros(3, np.int64), "labels", "found int64 (3,)"),
     ):
-        with pytest.raises(DataError) as caught:
-            Dataset(others, other_labels)  # type: ignore[arg-type]
-        assert (caught.value.where, caught.value.found) == (where, found)
+        assert refusal(DataError, Dataset, others, other_labels) == (where, found)
     with pytest.raises(ValueError, match="read-only"):
         Dataset(images, labels).images[0] = 1
 

@@ -29,7 +29,7 @@ from loihi_convert.data.dataset import (
     stacked,
 )
 from loihi_convert.data.in_memory import are_rounded, as_images, as_labels, as_targets
-from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
+from loihi_convert.errors import DataError, UsageError, first_few, first_line, is_lack_of_memory
 from loihi_convert.ground.choices import ClassMap
 from loihi_convert.ground.files import asked, cannot_read
 
@@ -123,7 +123,7 @@ def classes_of_folders(
     are_numbers = known == tuple(map(str, range(len(known))))
     if isinstance(class_map, Mapping):
         if strangers := [name for name in class_map if name not in names]:
-            expected = f"must name folders of {folder}: {_some(names)}"
+            expected = f"must name folders of {folder}: {first_few(names, _MOST)}"
             raise UsageError(f"found {strangers[0]!r}", where="class_map", expected=expected)
         if missing := [name for name in names if name not in class_map]:
             raise UsageError(f"lacks {missing[0]}", where="class_map", expected="must name every class folder")
@@ -141,7 +141,7 @@ def classes_of_folders(
             raise DataError(
                 f"the folder {strangers[0]} is not a class of the network",
                 where=folder,
-                expected=f"must be one of {_some(known)}",
+                expected=f"must be one of {first_few(known, _MOST)}",
                 hint="Give the class of each folder in `class_map`; `class_map='sorted'` numbers the sorted folders "
                 "from 0, as torchvision's ImageFolder does.",
             )
@@ -160,7 +160,7 @@ def classes_of_folders(
         f"{name} -> {label}" + (f" ({titles[label]})" if titles and titles[label] not in (name, str(label)) else "")
         for name, label in zip(names, labels, strict=True)
     ]
-    return labels, titles, f"class folders are assigned to outputs of the network, {how}: {_some(pairs)}"
+    return labels, titles, f"class folders are assigned to outputs of the network, {how}: {first_few(pairs, _MOST)}"
 
 
 def _output(wanted: str, classes: tuple[str, ...]) -> int:
@@ -169,15 +169,13 @@ def _output(wanted: str, classes: tuple[str, ...]) -> int:
         return classes.index(wanted)
     is_number = wanted.isascii() and wanted.isdecimal() and len(wanted) <= _DIGITS and wanted == str(int(wanted))
     if not is_number or (classes and int(wanted) >= len(classes)):
-        expected = f"must be one of {_some(classes)}, or a number" if classes else "must be a number of up to 9 digits"
+        expected = (
+            f"must be one of {first_few(classes, _MOST)}, or a number"
+            if classes
+            else "must be a number of up to 9 digits"
+        )
         raise UsageError(f"found the class {wanted}", where="class_map", expected=expected)
     return int(wanted)
-
-
-def _some(texts: Sequence[str]) -> str:
-    """The first `_MOST` of ``texts``, and the number of those left out."""
-    left = f", and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
-    return ", ".join(texts[:_MOST]) + left
 
 
 def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int, int, int] | None = None) -> DataSplits:
