@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.refusals import refusal
 
-from loihi_convert.data import dataset, load_data
+from loihi_convert.data import image_files, load_data
 from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError, UsageError
 
@@ -66,7 +66,7 @@ def test_the_images_that_chose_thresholds_are_recognized_although_they_are_mixed
 
 
 def test_of_large_images_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "LARGE_BYTES", 4095)
+    monkeypatch.setattr(image_files, "LARGE_BYTES", 4095)
     images = np.zeros((1024, 1, 2, 2), np.uint8)
     same, other = images.copy(), images.copy()
     # Every fourth image.

@@ -16,8 +16,9 @@ from support.chromium import Tab, open_tab
 
 from loihi_convert.batch.computation import Outcome
 from loihi_convert.batch.conversion import CellResult, ConversionCell, PlannedCell, data_names
-from loihi_convert.batch.results import SweepResults, marks_on_front, sweep_page, verdict, write_page
+from loihi_convert.batch.results import SweepResults, verdict
 from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice
+from loihi_convert.batch.sweep_page import marks_on_front, sweep_page, write_page
 from loihi_convert.cli.sweep_output import say_swept
 from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.pipeline.options import NetworkFile

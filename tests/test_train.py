@@ -19,6 +19,7 @@ from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.checkpoint import Checkpoint, load
 from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
 from loihi_convert.cnn.models import build_model
+from loihi_convert.cnn.muon import orthogonalized
 from loihi_convert.cnn.recipe import (
     Recipe,
     TrainOptions,
@@ -37,7 +38,6 @@ from loihi_convert.cnn.trainer import (
     drop_channels,
     learning_rate,
     one_cycle,
-    orthogonalized,
     uses_bfloat16,
 )
 from loihi_convert.cnn.training import resume_path, train_cnn

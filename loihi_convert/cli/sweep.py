@@ -97,8 +97,8 @@ def sweep(
         cell_words,
         quality,
         quality_words,
-        write_page,
     )
+    from loihi_convert.batch.sweep_page import write_page
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.ground.files import write_atomically
     from loihi_convert.ground.progress import progress_bar

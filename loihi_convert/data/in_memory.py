@@ -12,7 +12,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeGuard, cast,
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from loihi_convert.data.dataset import PILLOW_ERRORS, Dataset, dtype_and_shape
+from loihi_convert.data.dataset import Dataset, dtype_and_shape
+from loihi_convert.data.image_files import PILLOW_ERRORS
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task

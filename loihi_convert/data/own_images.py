@@ -18,16 +18,8 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from loihi_convert.data.benchmarks import DATASETS
-from loihi_convert.data.dataset import (
-    Dataset,
-    DataSplits,
-    StoredImages,
-    dtype_and_shape,
-    in_turns,
-    is_in_class_order,
-    is_large,
-    stacked,
-)
+from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape, in_turns, is_in_class_order
+from loihi_convert.data.image_files import StoredImages, is_large, stacked
 from loihi_convert.data.in_memory import are_rounded, as_images, as_labels, as_targets
 from loihi_convert.errors import DataError, UsageError, first_few, first_line, is_lack_of_memory
 from loihi_convert.ground.choices import ClassMap
@@ -74,8 +66,8 @@ def load_image_folder(
     Other files, and names that begin with a dot, are ignored; a note counts images of other formats. A grey image has
     one channel; if any image in the folder has colours, all get three channels.
 
-    The arguments are those of `data.load_data`. Not ``at_once``, more than `dataset.LARGE_BYTES` of images of a known
-    ``input_shape`` are read when they are used.
+    The arguments are those of `data.load_data`. Not ``at_once``, images of a known ``input_shape`` and more than
+    `image_files.LARGE_BYTES` are read when they are used.
     """
     entries = _listed(folder)
     inside = {each.name: _listed(each) for each in entries if asked(each, Path.is_dir, DataError)}
