@@ -394,13 +394,12 @@ def part_of(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[Plann
 
 def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:
     """The file name of each network, with its folder or a number where file names are the same."""
-    stems = [network.model.name for network in networks]
-    longer = [f"{network.model.parent.name}/{network.model.name}" for network in networks]
-    for index, (stem, long) in enumerate(zip(stems, longer, strict=True)):
-        if stems.count(stem) == 1:
-            yield stem
+    places = [network.model.parts[-2:] for network in networks]
+    for index, place in enumerate(places):
+        if [other[-1] for other in places].count(place[-1]) == 1:
+            yield place[-1]
         else:
-            yield long if longer.count(long) == 1 else f"{long}#{1 + longer[:index].count(long)}"
+            yield "/".join(place) + (f"#{1 + places[:index].count(place)}" if places.count(place) > 1 else "")
 
 
 def _work(opened: Opened, setting: ConversionSetting) -> float:
