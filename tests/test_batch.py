@@ -274,8 +274,3 @@ class TestCompute:
         assert (final.error, final.is_final) == ("fc: too large.", True)
         assert (machine.error, machine.is_final) == ("gone", False)
         assert (bug.error, bug.is_final) == ("ValueError: ?", False)
-
-    def test_another_version_does_not_compute(self) -> None:
-        found = outcome_of(CELL)
-        assert found.is_final is False
-        assert "must be 1.0, as where the command began" in str(found.error)
