@@ -24,6 +24,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.sweep_cells import cell, result
 from support.training import train
 
 from loihi_convert import cli, netx
@@ -33,7 +34,6 @@ from loihi_convert.batch import conversion
 from loihi_convert.batch.clusters import local_cluster
 from loihi_convert.batch.computation import outcome_of
 from loihi_convert.batch.conversion import (
-    CellResult,
     ConversionCell,
     Grid,
     PlannedCell,
@@ -43,7 +43,7 @@ from loihi_convert.batch.conversion import (
     varied,
 )
 from loihi_convert.batch.results import COSTS, Found, cost, front, quality
-from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice
+from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice
 from loihi_convert.cli.sweep import AXES, KEYS, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
@@ -57,25 +57,17 @@ from loihi_convert.pipeline.options import NetworkFile
 from loihi_convert.reading.source import open_source
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
-DIGESTS = Digests("model", "network", "network", None, "calibration", "images")
-CELL = ConversionCell(NETWORK, ImageChoice(), DIGESTS, ConversionSetting().normalized, package="1.0")
-RESULT = CellResult(
+CELL = cell(NETWORK.model, "network", package="1.0")
+DIGESTS = CELL.digests
+RESULT = result(
     image_count=10,
     accuracy=0.5,
     accuracy_interval=(0.25, 0.75),
     cnn_accuracy=0.75,
     agreement_with_cnn=0.5,
-    rmse=None,
-    rmse_to_cnn=None,
-    spikes=1.5,
     synaptic_operations=100.0,
     joules=(1e-6, 2e-6),
-    seconds=(1e-6, 2e-6),
     cores=(1, 2),
-    balanced_by="percentile 99",
-    saturated_images=0,
-    cnn_rmse=None,
-    correct=None,
 )
 
 OTHER_VALUES: dict[str, dict[str, Any]] = {
