@@ -16,6 +16,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from loihi_convert.cnn import checkpoint
+from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint, load
 from loihi_convert.cnn.design import built_in, built_in_teacher, pixels, recent, record_of
 from loihi_convert.cnn.models import build_model
@@ -34,7 +35,6 @@ from loihi_convert.cnn.recipe import (
 from loihi_convert.cnn.stored_states import read_pt, write_pt
 from loihi_convert.cnn.trainer import (
     accuracy,
-    augmented,
     drop_channels,
     learning_rate,
     one_cycle,

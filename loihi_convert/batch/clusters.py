@@ -98,13 +98,7 @@ def local_cluster(workers: int) -> Iterator[DaskWorkers]:
 
 @contextmanager
 def standing_cluster(address: str) -> Iterator[DaskWorkers]:
-    """Use the cluster whose scheduler is at ``address``, such as tls://host:8786; keys are those of Dask's settings.
-
-    Raises
-    ------
-    PlatformError
-        If the scheduler does not answer.
-    """
+    """Use the cluster whose scheduler is at ``address``, such as tls://host:8786; keys are those of Dask's settings."""
     _silence()
     if not address.startswith("tls://"):
         _LOG.warning(

@@ -45,12 +45,11 @@ class CellResult(Record):
     ----------
     image_count
         Number of images.
-    accuracy, accuracy_interval, cnn_accuracy
-        Fractions 0..1 of the integer network (with its 95 % interval) and of the CNN; None without labels.
-    agreement_with_cnn
-        Fraction of images with the CNN's class; None for a regression.
-    rmse, rmse_to_cnn
-        Root mean square error to the targets and to the CNN's outputs, of a regression.
+    accuracy, accuracy_interval, cnn_accuracy, agreement_with_cnn
+        Fractions 0..1 of the integer network (with its 95 % interval) and of the CNN, None without labels; fraction of
+        images with the CNN's class, None for a regression.
+    rmse, rmse_to_cnn, cnn_rmse
+        Root mean square errors of a regression: to the targets, to the CNN's outputs, and of the CNN to the targets.
     spikes, synaptic_operations
         Per image, see `evaluation.Point`.
     joules, seconds
@@ -61,8 +60,6 @@ class CellResult(Record):
         The method and corrections used, `Provenance.method`.
     saturated_images
         Images with an output potential at the limit of its range.
-    cnn_rmse
-        Root mean square error of the CNN to the targets, of a regression.
     correct
         Which images are classified correctly: a bit each, the first image in the highest bit of the first byte, in
         hexadecimal. None without labels.
@@ -118,18 +115,7 @@ class Opened:
 def open_network(
     network: NetworkFile, choice: ImageChoice, *, tell: Callable[[str], None] = lambda sentence: None
 ) -> Opened:
-    """Return a CNN and its images, read now.
-
-    Parameters
-    ----------
-    tell
-        As in `open_cnn`.
-
-    Raises
-    ------
-    UsageError, InputError
-        As in `open_cnn`, or if the images do not suffice.
-    """
+    """Return a CNN and its images, read now; as `open_cnn`, also an error if the images do not suffice."""
     source, splits = open_cnn(network, tell=tell)
     is_split = len(splits.validation) > 0
     kind = f"{choice.split if is_split else 'own'} images"

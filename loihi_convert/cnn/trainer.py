@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, Teacher, pixels, recent, teachers_loss
 from loihi_convert.cnn.models import ARCHITECTURES, RoundedWeights, multiply_adds, rounded_state
@@ -111,7 +112,8 @@ class Training:
                 step = self.epoch * self._steps_per_epoch + batch
                 # Augmented on the CPU, so that a seed gives the same images on every device.
                 inputs = augmented(pixels(images[chosen.numpy()]), self._recipe, generator)
-                self._step(inputs.to(self._device), labels[chosen].to(self._device), step)
+                inputs = inputs.to(self._device, memory_format=self._format)
+                self._step(inputs, labels[chosen].to(self._device), step)
                 progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
         held_out, bits = self._splits.validation, self._recipe.weight_bits
@@ -141,20 +143,20 @@ class Training:
 
     def _scores(self, inputs: Tensor) -> Tensor:
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
-        inputs = inputs.to(memory_format=self._format)
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+        with self._autocast(self._is_bfloat16):
             if self._spiking is not None:
-                scores = self._spiking(inputs, rounded)
-            else:
-                scores = functional_call(self._model, rounded, (inputs,))
-        return scores.float()
+                return self._spiking(inputs, rounded).float()
+            scores: Tensor = functional_call(self._model, rounded, (inputs,))
+            return scores.float()
 
     @torch.no_grad()
     def _taught(self, inputs: Tensor, teacher: Teacher) -> Tensor:
-        is_bfloat16 = self._is_bfloat16 and not teacher.gives_probabilities
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=is_bfloat16):
-            scores: Tensor = teacher.network(inputs.to(memory_format=self._format))
-        return scores.float()
+        with self._autocast(self._is_bfloat16 and not teacher.gives_probabilities):
+            scores: Tensor = teacher.network(inputs)
+            return scores.float()
+
+    def _autocast(self, is_bfloat16: bool) -> torch.autocast:
+        return torch.autocast(self._device, dtype=torch.bfloat16, enabled=is_bfloat16)
 
     def trained(self, stored_as: WeightDtype) -> Checkpoint:
         """Return the CNN with the averaged weights, rounded to what a file stores, and its accuracies.
@@ -363,52 +365,3 @@ def one_cycle(progress: float) -> float:
     else:
         start, end, share = 1.0, 1 / _END_DIVISOR, (progress - _WARM_UP) / (1 - _WARM_UP)
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image with its own random augmentation, float32 ``(N, C, H, W)``."""
-    if recipe.is_affine:
-        images = _mapped(images, recipe, generator)
-    return _cut_out(images, recipe.cutout, generator) if recipe.cutout else images
-
-
-def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Return each image with a square of ``side`` pixels set to 0, around any of its pixels."""
-    count, _, *lengths = images.shape
-    inside = []
-    for length in lengths:
-        first = torch.randint(length, (count, 1), generator=generator) - side // 2
-        position = torch.arange(length)
-        inside.append((position >= first) & (position < first + side))
-    rows, columns = inside
-    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
-
-
-def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image under its own random affine map; pixels from outside are 0.
-
-    The map from output to input coordinates (both in -1..1) is rotation times shear, divided by the scale, plus a
-    shift.
-    """
-    count = len(images)
-    angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator, dtype=torch.float32) - 1
-    if recipe.translation and not (recipe.rotation or recipe.scaling or recipe.shear):
-        right, down = (
-            torch.round(share * recipe.translation * length) / (length * recipe.translation)
-            for share, length in ((right, images.shape[3]), (down, images.shape[2]))
-        )
-    angle = angle * math.radians(recipe.rotation)
-    factor = 1 / (1 + zoom * recipe.scaling)
-    tangent = shear * recipe.shear
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    # The coordinates span 2, hence the factor 2 of the translation, both along the height and along the width.
-    aspect = images.shape[2] / images.shape[3]
-    rows = (
-        torch.stack([cos, (cos * tangent - sin) * aspect, 2 * recipe.translation * right / factor], 1),
-        torch.stack([sin / aspect, sin * tangent + cos, 2 * recipe.translation * down / factor], 1),
-    )
-    maps = torch.stack(rows, 1) * factor[:, None, None]
-    if recipe.flip:
-        maps[:, :, 0] *= 2 * torch.randint(2, (count, 1), generator=generator) - 1
-    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
