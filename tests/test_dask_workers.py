@@ -143,16 +143,6 @@ def test_items_of_a_place_return_to_the_worker_that_had_them(monkeypatch: pytest
     assert all(at is None or (len(at) == 1 and at[0] in addresses) for at, _ in told)
 
 
-def test_a_missing_extra_is_one_sentence(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "distributed", None)
-    monkeypatch.delitem(sys.modules, "loihi_convert.batch.clusters", raising=False)
-    done = invoke("run", "model.net", "--workers", "2", "-o", "out")
-    assert done.code == PlatformError.exit_code
-    assert "error: distributed: cannot be imported" in done.err
-    assert 'Run: pip install "distributed>=' in done.err
-    assert not Path("out").exists()
-
-
 def test_strangers_are_turned_away_from_each_port(tmp_path: Path) -> None:
     """Scheduler, worker and nanny; only those that have the cluster's certificate are answered."""
 

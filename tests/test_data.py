@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support.refusals import data_refused, refusal
 
 from loihi_convert.data import DATASETS, default_root, load_data
 from loihi_convert.data.benchmarks import load_benchmark
@@ -23,9 +24,8 @@ def test_the_root_is_the_environments_or_in_the_cache(tmp_path: Path, monkeypatc
 def test_an_unknown_home_folder_matters_only_for_files(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LOIHI_CONVERT_DATA", "~no-such-user/data")
     assert len(load_data("digits").test) == 400
-    with pytest.raises(DataError) as caught:
+    with data_refused("~no-such-user/data"):
         load_data("mnist")
-    assert caught.value.where == "~no-such-user/data"
 
 
 @pytest.mark.parametrize(("name", "hint"), [("imagenet", ""), ("minst", "Did you mean mnist?"), ("MNIST", "mnist?")])
@@ -46,18 +46,13 @@ def test_an_unknown_data_set_is_a_usage_error(name: str, hint: str) -> None:
 @pytest.mark.parametrize("path", ["absent.npz", "absent/images", "./absent"])
 def test_a_path_that_does_not_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(DataError) as caught:
-        load_data(path)
-    assert (caught.value.where, caught.value.found) == (str(Path(path)), "no such file or folder")
+    assert refusal(DataError, load_data, path) == (str(Path(path)), "no such file or folder")
 
 
 def test_a_benchmark_set_must_have_the_networks_shape(tmp_path: Path) -> None:
     """Found before its files are read, which are not there."""
-    with pytest.raises(DataError) as caught:
+    with data_refused("data", "(1, 28, 28)", expected="(1, 8, 8)"):
         load_data("mnist", tmp_path, input_shape=(1, 8, 8))
-    assert caught.value.where == "data"
-    assert "(1, 28, 28)" in caught.value.found
-    assert "(1, 8, 8)" in caught.value.expected
     assert load_data("digits", input_shape=(1, 8, 8)).input_shape == (1, 8, 8)
 
 
@@ -74,9 +69,7 @@ def test_a_file_of_another_kind(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.npz")
     np.save(tmp_path / "pixels.npy", np.zeros(3))
     for path in (tmp_path / "images.csv", tmp_path / "pipe.npz", tmp_path / "pixels.npy"):
-        with pytest.raises(DataError) as caught:
-            load_data(path)
-        assert (caught.value.where, caught.value.found) == (str(path), "found a file of another type")
+        assert refusal(DataError, load_data, path) == (str(path), "found a file of another type")
 
 
 def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,9 +77,7 @@ def test_a_name_is_a_data_set_and_a_path_is_a_file(tmp_path: Path, monkeypatch: 
     Path("digits").mkdir()
     assert len(load_data("digits").test) == 400
     for path in ("./digits", Path("digits")):
-        with pytest.raises(DataError) as caught:
-            load_data(path)
-        assert (caught.value.where, caught.value.found) == ("digits", "contains no images")
+        assert refusal(DataError, load_data, path) == ("digits", "contains no images")
     np.savez("digits.npz", images=np.zeros((3, 8, 8), np.uint8))
     assert len(load_data("digits.npz").test) == 3
     Path("digits.npz").rename("DIGITS.NPZ")

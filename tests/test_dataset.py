@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.refusals import refusal
 
-from loihi_convert.data import dataset, load_data
+from loihi_convert.data import image_files, load_data
 from loihi_convert.data.dataset import Dataset, DataSplits, split
 from loihi_convert.errors import DataError, UsageError
 
@@ -65,7 +66,7 @@ def test_the_images_that_chose_thresholds_are_recognized_although_they_are_mixed
 
 
 def test_of_large_images_some_are_compared(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "LARGE_BYTES", 4095)
+    monkeypatch.setattr(image_files, "LARGE_BYTES", 4095)
     images = np.zeros((1024, 1, 2, 2), np.uint8)
     same, other = images.copy(), images.copy()
     # Every fourth image.
@@ -115,9 +116,7 @@ def test_a_data_set_refuses_other_arrays_and_writing() -> None:
         (images[:, 0], labels, "images", "found uint8 (2, 4, 4)"),
         (images, np.zeros(3, np.int64), "labels", "found int64 (3,)"),
     ):
-        with pytest.raises(DataError) as caught:
-            Dataset(others, other_labels)  # type: ignore[arg-type]
-        assert (caught.value.where, caught.value.found) == (where, found)
+        assert refusal(DataError, Dataset, others, other_labels) == (where, found)
     with pytest.raises(ValueError, match="read-only"):
         Dataset(images, labels).images[0] = 1
 

@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from support.refusals import refused
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -210,12 +211,9 @@ CONTENTS: dict[str, Callable[[], object]] = {
 def test_the_state_dict_is_found(content: str) -> None:
     torch.save(CONTENTS[content](), "m.ckpt")
     source = opened(Path("m.ckpt"))
-    found = dict(source.model.state_dict())
     if content == "without num_batches_tracked":
-        found["1.num_batches_tracked"] = state()["1.num_batches_tracked"]
-    assert found.keys() == state().keys()
-    for name, tensor in state().items():
-        assert torch.equal(found[name], tensor), name
+        source.model.load_state_dict({"1.num_batches_tracked": state()["1.num_batches_tracked"]}, strict=False)
+    assert_is_net(source)
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
@@ -226,12 +224,11 @@ def test_any_pickle_protocol(protocol: int) -> None:
     assert_is_net(opened(Path("whole.pt")))
 
 
-@pytest.mark.parametrize(("dtype", "name"), [(torch.float16, "float16"), (torch.bfloat16, "bfloat16")])
-def test_halves(dtype: torch.dtype, name: str) -> None:
-    halves = {key: tensor.to(dtype) if tensor.is_floating_point() else tensor for key, tensor in state().items()}
+def test_halves() -> None:
+    halves = {key: tensor.bfloat16() if tensor.is_floating_point() else tensor for key, tensor in state().items()}
     torch.save({"state_dict": halves}, "m.bin")
     source = opened(Path("m.bin"))
-    assert source.notes == (f"m.bin: {name} tensors are converted to float32.",)
+    assert source.notes == ("m.bin: bfloat16 tensors are converted to float32.",)
     for key, tensor in source.model.state_dict().items():
         assert torch.equal(tensor, halves[key].float() if halves[key].is_floating_point() else halves[key])
 
@@ -309,11 +306,10 @@ def test_a_training_checkpoint_without_arch_asks_for_it() -> None:
     torch.save(lightning(), "m.ckpt")
     # The numbers of the images that it was trained on.
     torch.save({"state_dict": state(), "split": list(range(150_000))}, "split.pt")
-    for path in ("m.ckpt", "split.pt"):
-        with pytest.raises(CheckpointError) as caught:
+    safetensors.torch.save_file(state(), "m.safetensors")
+    for path in ("m.ckpt", "split.pt", "m.safetensors"):
+        with refused(path, "holds only weights", hint="`arch=", kind=CheckpointError):
             load(path)
-        assert "holds only weights" in caught.value.found
-    assert "`arch=" in caught.value.hint
 
 
 def test_what_is_not_read_stays_inert() -> None:
@@ -394,13 +390,9 @@ def test_torchs_old_format_is_refused_with_a_remedy() -> None:
     [
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "git-lfs", "a Git LFS pointer"),
         (b"<!DOCTYPE html><html>", "html", "a web page"),
-        (b"\x1f\x8b\x08\x00\x00", "gzip", "a file of another type: gzip"),
-        (bytes(257) + b"ustar\x0000", "tar", "a file of another type: tar"),
         (b"\x89HDF\r\n\x1a\n" + bytes(20), "hdf5", "a file of another type: hdf5"),
         (bytes(512) + b"\x89HDF\r\n\x1a\n", "hdf5", "a file of another type: hdf5"),
-        (b"hello", "text", "a file of another type: text"),
-        (("a" * 511 + "\u00e4" * 9).encode(), "text", "a file of another type: text"),
-        ("hello".encode("utf-8-sig"), "text", "a file of another type: text"),
+        (b"hello", "unknown", "a file of another type: unknown"),
         ("hell\u00f6".encode()[:-1], "unknown", "a file of another type: unknown"),
         (b"", "empty", "a file of another type: empty"),
         (b"\x00\x01\x02\xff", "unknown", "a file of another type: unknown"),

@@ -15,7 +15,7 @@ from support.shard_runs import write_files, written
 from test_shards import Elsewhere
 
 from loihi_convert.backends.backend import open_backend
-from loihi_convert.data import DataSplits, StoredImages, dataset, load_data
+from loihi_convert.data import DataSplits, StoredImages, image_files, load_data
 from loihi_convert.errors import DataError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.pipeline import running
@@ -32,7 +32,7 @@ Result = TypeVar("Result")
 
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dataset, "LARGE_BYTES", 0)
+    monkeypatch.setattr(image_files, "LARGE_BYTES", 0)
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from support.sweep_cells import cell, result
 from support.training import train
 
 from loihi_convert import cli, netx
@@ -33,7 +34,6 @@ from loihi_convert.batch import conversion
 from loihi_convert.batch.clusters import local_cluster
 from loihi_convert.batch.computation import outcome_of
 from loihi_convert.batch.conversion import (
-    CellResult,
     ConversionCell,
     Grid,
     PlannedCell,
@@ -43,7 +43,7 @@ from loihi_convert.batch.conversion import (
     varied,
 )
 from loihi_convert.batch.results import COSTS, Found, cost, front, quality
-from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice
+from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice
 from loihi_convert.cli.sweep import AXES, KEYS, read_grid
 from loihi_convert.cnn.checkpoint import load
 from loihi_convert.cnn.recipe import default_recipe
@@ -57,25 +57,17 @@ from loihi_convert.pipeline.options import NetworkFile
 from loihi_convert.reading.source import open_source
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
-DIGESTS = Digests("model", "network", "network", None, "calibration", "images")
-CELL = ConversionCell(NETWORK, ImageChoice(), DIGESTS, ConversionSetting().normalized, package="1.0")
-RESULT = CellResult(
+CELL = cell(NETWORK.model, "network", package="1.0")
+DIGESTS = CELL.digests
+RESULT = result(
     image_count=10,
     accuracy=0.5,
     accuracy_interval=(0.25, 0.75),
     cnn_accuracy=0.75,
     agreement_with_cnn=0.5,
-    rmse=None,
-    rmse_to_cnn=None,
-    spikes=1.5,
     synaptic_operations=100.0,
     joules=(1e-6, 2e-6),
-    seconds=(1e-6, 2e-6),
     cores=(1, 2),
-    balanced_by="percentile 99",
-    saturated_images=0,
-    cnn_rmse=None,
-    correct=None,
 )
 
 OTHER_VALUES: dict[str, dict[str, Any]] = {
@@ -309,7 +301,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["model.pt", "--workers", "-1"], 2, "error: --workers: found -1; must be a whole number >= 0."),
         (["model.pt", "--balance", "lest-squares"], 2, "Did you mean least-squares?"),
         (["model.pt", "--weight-bits", "4,9"], 2, "error: --weight-bits: found 9; must be a whole number in 2..8."),
-        (["model.pt", "-T", "4,x"], 2, "error: --timesteps: found 'x'; must be a whole number."),
+        (["model.pt", "-T", "4,x"], 2, "error: --timesteps: found 'x'; must be a whole number in 1.."),
         (["model.pt", "-T", "4,4"], 2, "error: --timesteps: found 4, 4; must be without repeats."),
         (["model.pt", "-T", "0"], 2, "error: --timesteps: found 0; must be a whole number in 1.."),
         (["model.pt", "--percentile", "101"], 2, "error: --percentile: found 101.0; must be in (0, 100]."),
@@ -329,7 +321,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["absent.toml"], 3, "error: absent.toml: cannot be read as TOML (No such file or directory)."),
         (["bad.toml"], 3, "error: bad.toml: cannot be read as TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
-        (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number."),
+        (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number in 1.."),
         (["comma.toml"], 2, "error: comma.toml: classes: found ['a, b', 'c']; must contain texts without commas."),
         (["table.toml"], 2, "error: table.toml: class-map: found {'a,b': 0}; must contain texts without commas."),
         (["twice.toml"], 2, "error: twice.toml: weight_bits: found weight-bits again; must be given once."),
@@ -443,8 +435,7 @@ def test_paths_given_as_flags_are_relative_to_the_current_folder(
     assert (of_flag.data, of_flag.normalization) == (str(tmp_path / "own.npz"), ((0.1,), (0.5,)))
 
 
-def test_a_percentile_of_0_is_not_the_default() -> None:
-    assert ConversionSetting(method="percentile", percentile=0.0).normalized.percentile == 0
+def test_a_percentile_has_a_default() -> None:
     assert ConversionSetting(method="percentile").normalized.percentile == 99
 
 

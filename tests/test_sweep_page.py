@@ -13,34 +13,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.chromium import Tab, open_tab
+from support.sweep_cells import cell, result
 
 from loihi_convert.batch.computation import Outcome
-from loihi_convert.batch.conversion import CellResult, ConversionCell, PlannedCell, data_names
-from loihi_convert.batch.results import SweepResults, marks_on_front, sweep_page, verdict, write_page
-from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice
+from loihi_convert.batch.conversion import PlannedCell, data_names
+from loihi_convert.batch.results import SweepResults, verdict
+from loihi_convert.batch.sweep_page import marks_on_front, sweep_page, write_page
 from loihi_convert.cli.sweep_output import say_swept
 from loihi_convert.ground.statistics import wilson_interval
-from loihi_convert.pipeline.options import NetworkFile
 from loihi_convert.report.chart import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
 
-RESULT = CellResult(
+RESULT = result(
     image_count=1_000,
     accuracy=0.9,
     accuracy_interval=(0.88, 0.92),
     cnn_accuracy=0.95,
     agreement_with_cnn=0.93,
-    rmse=None,
-    rmse_to_cnn=None,
-    spikes=100.0,
     synaptic_operations=1_000.0,
     joules=(1e-5, 2e-5),
-    seconds=(1e-3, 2e-3),
     cores=(4, 5),
     balanced_by="least-squares",
-    saturated_images=0,
-    cnn_rmse=None,
     correct="ff",
 )
 NAMES = ("network", "timesteps", "weight_bits")
@@ -50,15 +44,13 @@ def results_of(*cells: tuple[str, int, int, dict[str, Any] | None]) -> SweepResu
     """A sweep with these cells: network, T, weight bits, changed figures or None for an error."""
     planned, outcomes = [], {}
     for network, timesteps, bits, changes in cells:
-        setting = ConversionSetting(timesteps=timesteps, weight_bits=bits).normalized
-        digests = Digests(model=network, network=network, compared=network, code=None, calibration="c", images="i")
-        cell = ConversionCell(NetworkFile(Path(f"{network}.pt")), ImageChoice(), digests, setting)
-        planned.append(PlannedCell(cell, network, "digits", "validation images"))
+        one = cell(Path(f"{network}.pt"), network, timesteps=timesteps, weight_bits=bits)
+        planned.append(PlannedCell(one, network, "digits", "validation images"))
         if changes is None:
-            outcomes[cell.name] = Outcome(error="weight_bits: too few <here>")
+            outcomes[one.name] = Outcome(error="weight_bits: too few <here>")
         else:
-            result = RESULT.model_copy(update={"synaptic_operations": 1_000.0 * timesteps, **changes})
-            outcomes[cell.name] = Outcome(result=result)
+            figures = {"synaptic_operations": 1_000.0 * timesteps, **changes}
+            outcomes[one.name] = Outcome(result=RESULT.model_copy(update=figures))
     return SweepResults(tuple(planned), outcomes, NAMES)
 
 
@@ -150,7 +142,7 @@ def test_results_on_different_images_have_their_own_charts(on_two_sets: SweepRes
     # A line of two marks in each, from T = 1 to 4.
     assert len(re.findall('data-front="highest"><path class="line solid" d="M[^L]+L[^L]+"', html(page))) >= 2
     assert table_of(page).headers[:3] == ("network", "data", "T")
-    assert {row["images_sha256"] for row in on_two_sets.rows} == {"i", "hard"}
+    assert {row["images_sha256"] for row in on_two_sets.rows} == {"images", "hard"}
 
 
 def test_the_terminal_shows_each_set_of_images_together(
@@ -164,9 +156,9 @@ def test_the_terminal_shows_each_set_of_images_together(
 
 
 def test_images_of_one_name_are_told_apart(on_two_sets: SweepResults) -> None:
-    assert data_names(on_two_sets.cells) == {"i": "digits", "hard": "hard.npz"}
+    assert data_names(on_two_sets.cells) == {"images": "digits", "hard": "hard.npz"}
     same = [replace(planned, data="own.npz") for planned in on_two_sets.cells]
-    assert data_names(same) == {"i": "own.npz (i)", "hard": "own.npz (hard)"}
+    assert data_names(same) == {"images": "own.npz (images)", "hard": "own.npz (hard)"}
 
 
 def test_more_networks_than_styles_have_a_page() -> None:

@@ -16,7 +16,6 @@ import sys
 import threading
 import time
 import warnings
-from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
@@ -31,7 +30,7 @@ from distributed import Client, Nanny, Security, SpecCluster, Status, as_complet
 
 from loihi_convert.batch.computation import Computation, Known, Outcome, outcome_of
 from loihi_convert.batch.places import SlurmJobs
-from loihi_convert.errors import LoihiConvertError, PlatformError, first_line, rendered
+from loihi_convert.errors import LoihiConvertError, PlatformError, first_line
 from loihi_convert.ground.dependencies import installed_version
 from loihi_convert.ground.devices import on_usable_cores
 
@@ -58,7 +57,8 @@ _SUBMIT_SECONDS: Final = 0.1
 
 class _WithoutHttp:
     def start_http_server(self, *arguments: object, **options: object) -> None:
-        """Open no port: Dask's HTTP server, started without a dashboard too, shows logs and paths to strangers."""
+        # Dask's HTTP server, started without a dashboard too, shows logs and paths to strangers.
+        pass
 
 
 class Scheduler(_WithoutHttp, distributed.Scheduler):  # type: ignore[misc]
@@ -98,13 +98,7 @@ def local_cluster(workers: int) -> Iterator[DaskWorkers]:
 
 @contextmanager
 def standing_cluster(address: str) -> Iterator[DaskWorkers]:
-    """Use the cluster whose scheduler is at ``address``, such as tls://host:8786; keys are those of Dask's settings.
-
-    Raises
-    ------
-    PlatformError
-        If the scheduler does not answer.
-    """
+    """Use the cluster whose scheduler is at ``address``, such as tls://host:8786; keys are those of Dask's settings."""
     _silence()
     if not address.startswith("tls://"):
         _LOG.warning(
@@ -242,9 +236,6 @@ def _ctrl_c_only_here() -> Iterator[None]:
 SAME_VERSIONS: Final = ("loihi-convert", "torch", "numpy")
 """Packages of which each worker must have the version of this process, for the same result to the last bit."""
 
-# A worker with a queue of one item does not wait for this process.
-_ITEMS_PER_WORKER: Final = 2
-
 _COMPUTING: Final = threading.Lock()
 """Held in a worker while it computes: if it has several threads, they would change the number of threads of torch and
 the output of each other's items."""
@@ -296,24 +287,22 @@ class DaskWorkers:
             If a worker died, each time, while it computed an item; or has other versions than this process; or if the
             scheduler is gone.
         """
-        waiting, running = deque(enumerate(items)), dict[Any, tuple[int, _Item]]()
+        running: dict[Any, int] = {}
         found: dict[int, _Result] = {}
-        finished = as_completed()
         # As a task, not as scattered data: if its worker dies, another one gets it from the scheduler.
-        kept = self._submit(_unchanged, _Packed(shared))
+        kept = self._submit(bytes, pickle.dumps(shared))
         try:
-            while waiting or running:
-                while waiting and len(running) < _ITEMS_PER_WORKER * self.count:
-                    index, item = waiting.popleft()
-                    address = None if place is None else self._addresses.get(place(item))
-                    # A worker that is gone is not waited for.
-                    near = {} if address is None else {"workers": [address], "allow_other_workers": True}
-                    future = self._submit(_call, versions_here(), function, kept, item, **near)
-                    running[future] = index, item
-                    finished.add(future)
-                future = next(finished)
-                index, item = running.pop(future)
-                address, found[index] = _result(future, item)
+            for index, item in enumerate(items):
+                address = None if place is None else self._addresses.get(place(item))
+                # A worker that is gone is not waited for.
+                near = {} if address is None else {"workers": [address], "allow_other_workers": True}
+                running[self._submit(_mapped, function, kept, item, **near)] = index
+            for future in as_completed(list(running)):
+                index = running.pop(future)
+                item = items[index]
+                if error := _error_of(future, item):
+                    raise error
+                address, found[index] = future.result()
                 if place is not None:
                     self._addresses[place(item)] = address
                 done(item)
@@ -333,59 +322,37 @@ class DaskWorkers:
         running: dict[Any, Computation[Any]] = {}
         for one in waiting:
             needed = [futures.get(need.name) or known(need) for need in one.needs]
-            future = self._submit(_outcome, versions_here(), one, *needed, key=f"cell-{one.name}")
+            future = self._submit(outcome_of, one, needed)
             futures[one.name], running[future] = future, one
         futures.clear()
         for future in as_completed(list(running)):
             one = running.pop(future)
-            if future.status == "finished":
-                yield one, future.result()
-                continue
-            error = error_of(future, "it", gone="Finished cells are kept. Run the same command again for the rest.")
-            reason = rendered(error) if isinstance(error, LoihiConvertError) else f"{type(error).__name__}: {error}"
-            yield one, Outcome(error=reason, is_final=False)
+            error = _error_of(future, "it")
+            yield one, future.result() if error is None else Outcome(error=str(error), is_final=False)
 
     def _submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         with warnings.catch_warnings():
             # Dask warns about large arguments, such as files.
             warnings.simplefilter("ignore", UserWarning)
-            return self._client.submit(function, *arguments, pure=False, **options)
+            return self._client.submit(_computed, versions_here(), function, *arguments, pure=False, **options)
 
 
-class _Packed:
-    """A pickled value, which a worker unpickles after its versions were compared."""
+def _computed(versions: Mapping[str, str], function: Callable[..., _Result], *arguments: Any) -> _Result:
+    """Call ``function`` in a worker, which must have ``versions``."""
+    require_versions(versions)
+    with _COMPUTING:
+        return function(*arguments)
 
-    def __init__(self, value: object) -> None:
-        self.content = pickle.dumps(value, protocol=pickle.HIGHEST_PROTOCOL)
+
+def _mapped(function: Callable[[Any, _Item], _Result], shared: bytes, item: _Item) -> tuple[str, _Result]:
+    """Compute an item in a worker; return the worker's address, and the result."""
+    return get_worker().address, function(_unpacked(shared), item)
 
 
 @lru_cache(maxsize=1)
 def _unpacked(content: bytes) -> Any:
     """Return the value, kept for the next item of the same worker."""
     return pickle.loads(content)
-
-
-def _unchanged(value: _Packed) -> _Packed:
-    return value
-
-
-def _call(
-    versions: Mapping[str, str], function: Callable[[Any, Any], Any], shared: _Packed, item: Any
-) -> tuple[str, Any]:
-    """Compute an item in a worker; return the worker's address, and the result."""
-    require_versions(versions)
-    with _COMPUTING:
-        return get_worker().address, function(_unpacked(shared.content), item)
-
-
-def _outcome(versions: Mapping[str, str], one: Computation[Any], *needed: Outcome) -> Outcome:
-    """As `outcome_of`, in a worker, which must have ``versions``."""
-    try:
-        require_versions(versions)
-    except PlatformError as error:
-        return Outcome(error=rendered(error), is_final=False)
-    with _COMPUTING:
-        return outcome_of(one, needed)
 
 
 def require_versions(versions: Mapping[str, str]) -> None:
@@ -405,43 +372,26 @@ def versions_here() -> dict[str, str]:
     return {name: installed_version(name) or "" for name in SAME_VERSIONS}
 
 
-def error_of(future: Any, item: object, *, gone: str) -> Exception:
-    """Return the error of a future that has ended without a result for ``item``; dead workers are a `PlatformError`.
+def _error_of(future: Any, item: object) -> Exception | None:
+    """Return why a future that has ended has no result for ``item``; None if it has one.
 
     Raises
     ------
     PlatformError
-        If the scheduler is gone, with the hint ``gone``.
-    """
-    if future.status != "error":
-        raise PlatformError("has ended, or cannot be reached any more", where="Dask scheduler", hint=gone)
-    error: Exception = future.exception()
-    if type(error).__name__ != "KilledWorker":
-        return error
-    last = getattr(getattr(error, "last_worker", None), "address", None) or "unknown"
-    return PlatformError(
-        f"every worker that computed {item} died, the last at {last}",
-        where="Dask",
-        hint="The memory or the time limit of a worker may be too small.",
-    )
-
-
-def _result(future: Any, item: object) -> tuple[str, Any]:
-    """What `_call` returned in a future that has ended.
-
-    Raises
-    ------
-    LoihiConvertError
-        As in `DaskWorkers.map`.
+        If the scheduler is gone.
     """
     if future.status == "finished":
-        found: tuple[str, Any] = future.result()
-        return found
-    error = error_of(future, item, gone="Run the same command again.")
+        return None
+    if future.status != "error":
+        hint = "Run the same command again; finished cells are kept."
+        raise PlatformError("has ended, or cannot be reached any more", where="Dask scheduler", hint=hint)
+    error: Exception = future.exception()
     if isinstance(error, LoihiConvertError | MemoryError):
-        raise error
-    raise PlatformError(
-        f"{item} cannot be computed by a worker ({type(error).__name__}: {error})",
-        where="Dask",
-        hint="If it can be computed without a cluster, the environments differ: install the same one everywhere.",
-    ) from error
+        return error
+    found = f"{item} cannot be computed by a worker ({type(error).__name__}: {error})"
+    hint = "If it can be computed without a cluster, the environments differ: install the same one everywhere."
+    if type(error).__name__ == "KilledWorker":
+        last = getattr(getattr(error, "last_worker", None), "address", None) or "unknown"
+        found = f"every worker that computed {item} died, the last at {last}"
+        hint = "The memory or the time limit of a worker may be too small."
+    return PlatformError(found, where="Dask", hint=hint)

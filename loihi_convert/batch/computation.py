@@ -146,12 +146,6 @@ def outcome_of(one: Computation[Any], needed: Sequence[Outcome] = (), *, is_alon
         if other.result is None:
             return replace(other, duration=0.0)
     try:
-        if one.package != package_version():
-            raise InputError(
-                f"this machine has loihi-convert {package_version()}",
-                where="package",
-                expected=f"must be {one.package}, as where the command began",
-            )
         with nullcontext() if is_alone and one.is_exact else torch_threads(1):
             found = Outcome(result=one.compute([other.result for other in needed]))
     except LoihiConvertError as error:
@@ -312,7 +306,8 @@ def compute_missing(
     store.create()
     waiting = missing(wanted, store)
     total = len({one.name for one in (*wanted, *waiting)})
-    clock = _Clock(total, waiting, progress)
+    done, left = total - len(waiting), sum(one.work for one in waiting)
+    started, measured = time.monotonic(), list[float]()
     found: dict[str, Outcome] = {}
 
     def known(one: Computation[Any]) -> Outcome:
@@ -320,11 +315,19 @@ def compute_missing(
         assert outcome is not None
         return outcome
 
+    progress(done, total)
     for one, outcome in (_outcomes_here if workers is None else workers.outcomes)(waiting, known):
         found[one.name] = outcome
         if outcome.is_final:
             store.put(one, outcome)
-        told(one, outcome, clock.done(one, outcome))
+        done, left = done + 1, left - one.work
+        progress(done, total)
+        if outcome.result is not None:
+            measured.append(one.work)
+        state = f"{done} of {total}" if done < total else ""
+        if state and len(measured) >= _FEWEST:
+            state += f", about {duration((time.monotonic() - started) * left / sum(measured))} left"
+        told(one, outcome, state)
     return {name: outcome for name, outcome in found.items() if not outcome.is_final}
 
 
@@ -351,34 +354,3 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-class _Clock:
-    """Counts outcomes, and estimates the time left from the seconds per work so far.
-
-    Sums, not means of ratios: a small computation takes most of its time for what a large one needs once, too.
-    """
-
-    def __init__(self, total: int, waiting: Sequence[Computation[Any]], progress: Progress) -> None:
-        self._total, self._done, self._progress = total, total - len(waiting), progress
-        self._started, self._durations, self._measured = time.monotonic(), 0.0, 0
-        self._left, self._seconds, self._work = sum(one.work for one in waiting), 0.0, 0.0
-        progress(self._done, total)
-
-    def done(self, one: Computation[Any], outcome: Outcome) -> str:
-        """Count an outcome; return how many are done and the time left, in words; empty for the last."""
-        self._durations += outcome.duration
-        self._left -= one.work
-        self._done += 1
-        self._progress(self._done, self._total)
-        if outcome.result is not None:
-            self._measured += 1
-            self._seconds += outcome.duration
-            self._work += one.work
-        if self._done == self._total:
-            return ""
-        text = f"{self._done} of {self._total}"
-        if self._measured < _FEWEST:
-            return text
-        at_once = max(1.0, self._durations / (time.monotonic() - self._started))
-        return f"{text}, about {duration(self._left * self._seconds / self._work / at_once)} left"

@@ -20,7 +20,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, opened_before, require_unchanged
 from loihi_convert.batch.setting import OPTIONS, ConversionSetting, Digests, ImageChoice
 from loihi_convert.chip.resources import network_resources
-from loihi_convert.conversion.options import AUTO, require_timesteps
+from loihi_convert.conversion.options import AUTO
 from loihi_convert.data import Dataset
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.arrays import Array, arrays_digest
@@ -46,12 +46,11 @@ class CellResult(Record):
     ----------
     image_count
         Number of images.
-    accuracy, accuracy_interval, cnn_accuracy
-        Fractions 0..1 of the integer network (with its 95 % interval) and of the CNN; None without labels.
-    agreement_with_cnn
-        Fraction of images with the CNN's class; None for a regression.
-    rmse, rmse_to_cnn
-        Root mean square error to the targets and to the CNN's outputs, of a regression.
+    accuracy, accuracy_interval, cnn_accuracy, agreement_with_cnn
+        Fractions 0..1 of the integer network (with its 95 % interval) and of the CNN, None without labels; fraction of
+        images with the CNN's class, None for a regression.
+    rmse, rmse_to_cnn, cnn_rmse
+        Root mean square errors of a regression: to the targets, to the CNN's outputs, and of the CNN to the targets.
     spikes, synaptic_operations
         Per image, see `evaluation.Point`.
     joules, seconds
@@ -62,8 +61,6 @@ class CellResult(Record):
         The method and corrections used, `Provenance.method`.
     saturated_images
         Images with an output potential at the limit of its range.
-    cnn_rmse
-        Root mean square error of the CNN to the targets, of a regression.
     correct
         Which images are classified correctly: a bit each, the first image in the highest bit of the first byte, in
         hexadecimal. None without labels.
@@ -99,15 +96,15 @@ class Opened:
         uint8 ``(N, C, H, W)``.
     images
         The images to run.
-    is_split
-        Whether the data set has the requested split; False: these are all of a user's own images.
+    kind
+        "validation images", "test images" or, if the data set has no splits, "own images".
     """
 
     source: Source
     data: str
     calibration: Array
     images: Dataset
-    is_split: bool
+    kind: str
     digests: Digests
 
     @cached_property
@@ -119,25 +116,15 @@ class Opened:
 def open_network(
     network: NetworkFile, choice: ImageChoice, *, tell: Callable[[str], None] = lambda sentence: None
 ) -> Opened:
-    """Return a CNN and its images, read now.
-
-    Parameters
-    ----------
-    tell
-        As in `open_cnn`.
-
-    Raises
-    ------
-    UsageError, InputError
-        As in `open_cnn`, or if the images do not suffice.
-    """
+    """Return a CNN and its images, read now; as `open_cnn`, also an error if the images do not suffice."""
     source, splits = open_cnn(network, tell=tell)
     is_split = len(splits.validation) > 0
+    kind = f"{choice.split if is_split else 'own'} images"
     images = splits.validation if choice.split == "validation" and is_split else splits.test
     count = len(images) if choice.image_count is None else choice.image_count
     if not 1 <= count <= len(images):
-        kind = f"{choice.split if is_split else 'own'} images of {splits.name}"
-        raise UsageError(f"found {count}", where="image_count", expected=f"must be 1..{len(images)}, the {kind}")
+        expected = f"must be 1..{len(images)}, the {kind} of {splits.name}"
+        raise UsageError(f"found {count}", where="image_count", expected=expected)
     images, calibration = images[:count], splits.calibration_images(choice.calibration)
     digests = Digests(
         model=checkpoint_sha256(network.model),
@@ -147,7 +134,7 @@ def open_network(
         calibration=arrays_digest((calibration,)),
         images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),
     )
-    return Opened(source, splits.name, calibration, images, is_split, digests)
+    return Opened(source, splits.name, calibration, images, kind, digests)
 
 
 @dataclass(frozen=True)
@@ -184,7 +171,7 @@ class ConversionCell(Computation[CellResult]):
             "digests": asdict(self.digests),
             "split": self.images.split,
             "network": network,
-            "setting": asdict(self.setting),
+            "setting": self.setting.varied,
         }
 
     def compute(self, needed: Sequence[Any]) -> CellResult:
@@ -293,8 +280,8 @@ class Grid:
                 raise UsageError(f"found {name}", where="grid", expected=one_of(OPTIONS))
             if not values:
                 raise UsageError("found no value", where=name, expected="must have at least one value")
-            for value in values:
-                _require_possible(name, value)
+        for copies in self.values.get("skip_copies", ()):
+            require_skip_copies(copies)
         settings = self.settings
         for name, values in self.values.items():
             if any(value is not None for value in values) and all(getattr(one, name) is None for one in settings):
@@ -362,20 +349,19 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
     found: dict[str, PlannedCell] = {}
     for network, name in zip(grid.networks, _names(grid.networks), strict=True):
         opened = open_network(network, grid.images, tell=tell)
-        kind = f"{grid.images.split if opened.is_split else 'own'} images"
         # Not on test images, as its advice would be chosen on them.
-        is_test = opened.is_split and grid.images.split == "test"
-        own = None if is_test else own_accuracy(opened.source, opened.images, kind, data=opened.data)
+        is_test = opened.kind == "test images"
+        own = None if is_test else own_accuracy(opened.source, opened.images, opened.kind, data=opened.data)
         if own is not None and own.warning:
             tell(f"warning: {name}: {own.warning}")
-        if not opened.is_split:
+        if opened.kind == "own images":
             tell(
                 f"{opened.data} has no validation images, so cells run its own images: keep other images to measure "
                 "the settings chosen in the end"
             )
         for setting in settings:
             cell = ConversionCell(network, grid.images, opened.digests, setting, work=_work(opened, setting))
-            found.setdefault(cell.name, PlannedCell(cell, name, opened.data, kind))
+            found.setdefault(cell.name, PlannedCell(cell, name, opened.data, opened.kind))
     data = data_names(found.values())
     return tuple(replace(planned, data=data[planned.cell.digests.images]) for planned in found.values())
 
@@ -392,27 +378,14 @@ def part_of(cells: Sequence[PlannedCell], index: int, count: int) -> tuple[Plann
     return tuple(sorted(cells, key=lambda planned: planned.cell.name)[index - 1 :: count])
 
 
-def _require_possible(name: str, value: Any) -> None:
-    """Raise the `UsageError` of an option's ``value`` that no other option can make possible."""
-    if name == "timesteps":
-        require_timesteps((value,))
-    elif name == "skip_copies":
-        require_skip_copies(value)
-    else:
-        # Without these the option would have no effect and would not be looked at.
-        beside: dict[str, Any] = {"poisson_seed": {"input_coding": "poisson"}, "percentile": {"method": "percentile"}}
-        ConversionSetting(**{**beside.get(name, {}), name: value}).options()
-
-
 def _names(networks: Sequence[NetworkFile]) -> Iterator[str]:
     """The file name of each network, with its folder or a number where file names are the same."""
-    stems = [network.model.name for network in networks]
-    longer = [f"{network.model.parent.name}/{network.model.name}" for network in networks]
-    for index, (stem, long) in enumerate(zip(stems, longer, strict=True)):
-        if stems.count(stem) == 1:
-            yield stem
+    places = [network.model.parts[-2:] for network in networks]
+    for index, place in enumerate(places):
+        if [other[-1] for other in places].count(place[-1]) == 1:
+            yield place[-1]
         else:
-            yield long if longer.count(long) == 1 else f"{long}#{1 + longer[:index].count(long)}"
+            yield "/".join(place) + (f"#{1 + places[:index].count(place)}" if places.count(place) > 1 else "")
 
 
 def _work(opened: Opened, setting: ConversionSetting) -> float:

@@ -3,20 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Final
+from typing import Annotated, Any, Final
 
-from loihi_convert.conversion.options import PERCENTILE, BalanceOptions, QuantizeOptions, published_neurons
-from loihi_convert.ground.choices import (
-    Amplitude,
-    AnyMethod,
-    Granularity,
-    InitialPotential,
-    InputCoding,
-    Readout,
-    Reset,
-    SweepSplit,
-    Target,
-)
+from pydantic import Field
+
+from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.ground.choices import MAX_TIMESTEPS, SweepSplit
+from loihi_convert.ground.options import declared
 
 
 @dataclass(frozen=True)
@@ -52,67 +45,62 @@ class Digests:
     images: str
 
 
-@dataclass(frozen=True)
-class ConversionSetting:
-    """All options of a conversion, see `BalanceOptions` and `QuantizeOptions`; None: the default of the method.
+OPTIONS: Final = (
+    *("timesteps", "method", "percentile", "alpha", "amplitude", "initial_potential", "reset", "readout"),
+    *("input_coding", "poisson_seed", "bias_correction", "thresholds", "weight_bits", "pixel_bits", "target"),
+    *("split_readout", "skip_copies"),
+)
+"""The options of a `ConversionSetting` that a grid may vary, in the order of columns."""
+
+
+@declared()
+class ConversionSetting(QuantizeOptions, BalanceOptions):
+    """All options of a conversion; None: the default of the method.
 
     Parameters
     ----------
-    input_coding
-        How pixels enter.
-    poisson_seed
-        Seed of Poisson input; without effect on constant input, so that a grid may have both. In `BalanceOptions` it
-        asks for Poisson input.
+    timesteps
+        T.
     skip_copies
         See `converting.converted`.
     """
 
-    timesteps: int = 64
-    method: AnyMethod = "auto"
-    percentile: float | None = None
-    alpha: float = 1.0
-    amplitude: Amplitude = "compensated"
-    initial_potential: InitialPotential | None = None
-    reset: Reset | None = None
-    readout: Readout = "potential"
-    input_coding: InputCoding | None = None
-    poisson_seed: int | None = None
-    bias_correction: bool | None = None
-    thresholds: Granularity = "channel"
-    weight_bits: int = 8
-    pixel_bits: int | None = None
-    target: Target = "lava"
-    split_readout: bool = False
+    timesteps: Annotated[int, Field(ge=1, le=MAX_TIMESTEPS)] = 64
     skip_copies: int | None = None
+
+    def __post_init__(self) -> None:
+        # A grid may contain options that contradict each other: `options` refuses them, an error of their cells.
+        pass
+
+    @property
+    def varied(self) -> dict[str, Any]:
+        """The values of `OPTIONS`."""
+        return {name: getattr(self, name) for name in OPTIONS}
 
     @property
     def normalized(self) -> ConversionSetting:
-        """The same conversion, with defaults resolved and options without effect left out."""
-        reset, coding = published_neurons(self.method)
-        reset, coding = self.reset or reset, self.input_coding or coding
+        """The same conversion, with defaults resolved and options without effect left out.
+
+        A ``poisson_seed`` alone does not ask for Poisson input, so that a grid may have both.
+        """
+        coding = self.input_coding or published_neurons(self.method)[1]
         # A correction sets the initial potentials that are not given.
-        may_correct = self.bias_correction or (self.method == "auto" and self.bias_correction is None)
-        initial = self.initial_potential or (None if may_correct else "half" if reset == "soft" else "zero")
+        may_correct = self.bias_correction or (self.method == AUTO and self.bias_correction is None)
         return replace(
             self,
-            percentile=(
-                None if self.method != "percentile" else PERCENTILE if self.percentile is None else self.percentile
-            ),
-            initial_potential=initial,
-            reset=reset,
+            percentile=self.percent if self.method == "percentile" else None,
+            initial_potential=self.initial_potential if may_correct else self.first_potential,
+            reset=self.neuron_reset,
+            readout=self.output,
             input_coding=coding,
             poisson_seed=(self.poisson_seed or 0) if coding == "poisson" else None,
-            bias_correction=self.bias_correction if self.method == "auto" else bool(self.bias_correction),
+            bias_correction=self.bias_correction if self.method == AUTO else bool(self.bias_correction),
         )
 
     def options(self) -> tuple[BalanceOptions, QuantizeOptions]:
         """Return the options of the conversion; a `UsageError` if they contradict each other."""
         own = self.normalized
         balance = BalanceOptions(**{one.name: getattr(own, one.name) for one in fields(BalanceOptions)})
-        quantize = QuantizeOptions(own.weight_bits, own.pixel_bits, own.target, own.thresholds, own.split_readout)
+        quantize = QuantizeOptions(**{one.name: getattr(own, one.name) for one in fields(QuantizeOptions)})
         quantize.require_neurons(balance.neuron_reset, balance.input_seed, balance.output)
         return balance, quantize
-
-
-OPTIONS: Final = tuple(field.name for field in fields(ConversionSetting))
-"""The names of all options of a `ConversionSetting`."""

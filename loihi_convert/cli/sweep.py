@@ -97,8 +97,8 @@ def sweep(
         cell_words,
         quality,
         quality_words,
-        write_page,
     )
+    from loihi_convert.batch.sweep_page import write_page
     from loihi_convert.cli.sweep_output import say_dry_run, say_swept
     from loihi_convert.ground.files import write_atomically
     from loihi_convert.ground.progress import progress_bar
@@ -182,7 +182,7 @@ def _key(name: str) -> str:
     return name.replace("_", "-") if option is None else names_of(option)[-1].removeprefix("--")
 
 
-AXES: Final = {_key(name): option for name, option in options_of(ConversionSetting).items()}
+AXES: Final = {_key(name): options_of(ConversionSetting)[name] for name in OPTIONS}
 """Options of a sweep that may have several values."""
 
 _NETWORK: Final = {_key(name): name for name in _OF_NETWORK}

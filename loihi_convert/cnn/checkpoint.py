@@ -104,8 +104,7 @@ class Checkpoint:
     @property
     def spiking_timesteps(self) -> int | None:
         """The T for which its spiking network was trained (`qcfs.SpikingCnn`); None if it was not."""
-        found = self.recipe.get("timesteps")
-        return found if isinstance(found, int) else None
+        return self._recorded("timesteps")
 
     @property
     def spiking_accuracy(self) -> dict[str, float]:
@@ -116,7 +115,10 @@ class Checkpoint:
     @property
     def weight_bits(self) -> int | None:
         """The bits to which its weights were rounded in training (`models.RoundedWeights`); None if they were not."""
-        found = self.recipe.get("weight_bits")
+        return self._recorded("weight_bits")
+
+    def _recorded(self, name: str) -> int | None:
+        found = self.recipe.get(name)
         return found if isinstance(found, int) else None
 
     @property
@@ -161,13 +163,11 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
 
 def load(path: str | Path) -> Checkpoint:
     """Return the checkpoint in a file; raises a `CheckpointError` for any other, and executes nothing in it."""
-    path = Path(path)
     return _checkpoint(read_file(path), path)
 
 
 def load_if_ours(path: str | Path) -> Checkpoint | None:
     """Return the checkpoint in a file if this package wrote it, else None; executes nothing in the file."""
-    path = Path(path)
     content = read_file(path)
     return _checkpoint(content, path) if _is_ours(content, path) else None
 
@@ -182,7 +182,6 @@ def load_states(path: str | Path) -> dict[str, dict[str, Tensor]]:
     UsageError
         If it is a checkpoint of this package, which already describes its CNN.
     """
-    path = Path(path)
     content = read_file(path)
     if _is_ours(content, path):
         raise UsageError(
@@ -209,15 +208,10 @@ def load_model(path: str | Path) -> tuple[nn.Module, Checkpoint]:
     CheckpointError
         As in `load`; also if the architecture is unknown or the tensors do not fit it.
     """
-    path = Path(path)
     checkpoint = load(path)
     if checkpoint.is_own:
-        raise UsageError(
-            "not given",
-            where="arch",
-            expected=f"{path.name} holds your own CNN, trained as {checkpoint.architecture}; code named in a file is "
-            "not executed",
-        )
+        own = f"{Path(path).name} holds your own CNN, trained as {checkpoint.architecture}"
+        raise UsageError("not given", where="arch", expected=f"{own}; code named in a file is not executed")
     classes = len(checkpoint.classes)
     try:
         # On the meta device, without allocation: a file may claim any input shape.
@@ -246,7 +240,7 @@ def require_suffix(path: Path) -> None:
         raise UsageError(f"found the suffix {path.suffix!r}", where=path, expected=one_of(SUFFIXES))
 
 
-def _checkpoint(content: object, path: Path) -> Checkpoint:
+def _checkpoint(content: object, path: str | Path) -> Checkpoint:
     """Return the checkpoint described by ``content``, with all fields checked."""
     if not _is_ours(content, path):
         is_plain = bool(states_in(content))
@@ -270,7 +264,7 @@ def _checkpoint(content: object, path: Path) -> Checkpoint:
     return replace(found, state={**found.state, **halves}) if found.stored_as == "float16" else found
 
 
-def _is_ours(content: object, path: Path) -> TypeGuard[dict[str, Any]]:
+def _is_ours(content: object, path: str | Path) -> TypeGuard[dict[str, Any]]:
     """Whether ``content`` is a checkpoint of this package; an error if a newer version wrote it."""
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(found, str) and found != _FORMAT and found.startswith(_FORMATS):
@@ -292,7 +286,7 @@ def _halved(name: str, tensor: Tensor, path: Path) -> Tensor:
     return halved
 
 
-def require_finite(state: Mapping[str, Tensor], path: Path) -> None:
+def require_finite(state: Mapping[str, Tensor], path: str | Path) -> None:
     """Raise a `CheckpointError` if a tensor of the file at ``path`` contains NaN or infinity."""
     for name, tensor in state.items():
         if name.endswith(BATCH_COUNTER):

@@ -7,6 +7,22 @@ normalization between convolution and ReLU, which the front end folds into the w
 layers. The paper's dropout is not a layer here but part of the training, see `recipe.Recipe`.
 `RoundedWeights` are what they compute with in quantization-aware fine-tuning.
 
+=======================  ==================================================================================
+``"mnist-cnn"``          12c5-2ap-64c5-2ap-``classes``, convolutions unpadded (the paper's MNIST CNN)
+``"fashion-mnist-cnn"``  128c5-2ap-256c5-2ap-``classes``, convolutions unpadded (the paper's Fashion-MNIST CNN)
+``"digits-cnn"``         16c3-2ap-32c3-2ap-``classes``, convolutions padded by 1
+``"conv3-avg"``          32c3-2ap-64c3-2ap-128c3-``classes``, padded, batch norm
+``"conv3-max"``          the same with 2 x 2 max pooling: 32c3-2mp-64c3-2mp-128c3-``classes``
+``"vgg-small"``          64c3-64c3-2ap-128c3-128c3-2ap-256c3-256c3-2ap-``classes``, padded, batch norm
+``"vgg16"``              VGG-16 for small images: 13 convolutions of 64..512 channels in five blocks, each with
+                         2ap after it, then 512-512-``classes``; padded, batch norm
+``"resnet20"``           16c3, three stages of three residual blocks of 16, 32, 64 channels, each of two 3 x 3
+                         convolutions with batch norm, the mean of each map, ``classes`` (He et al. 2016, section
+                         4.2); a stage that halves the map has a 1 x 1 convolution in its skip (their option B)
+=======================  ==================================================================================
+
+``12c5`` is a convolution with 12 channels, a 5 x 5 kernel and ReLU, ``2ap`` is 2 x 2 average pooling.
+
 Input: float32 ``(N, C, H, W)`` in 0..1 (pixel / 255), without normalization. Output: scores
 ``(N, classes)``.
 """
@@ -34,32 +50,8 @@ def build_model(
 ) -> nn.Module:
     """Return the untrained CNN ``architecture``.
 
-    =======================  ==================================================================================
-    ``"mnist-cnn"``          12c5-2ap-64c5-2ap-``classes``, convolutions unpadded (the paper's MNIST CNN)
-    ``"fashion-mnist-cnn"``  128c5-2ap-256c5-2ap-``classes``, convolutions unpadded (the paper's Fashion-MNIST CNN)
-    ``"digits-cnn"``         16c3-2ap-32c3-2ap-``classes``, convolutions padded by 1
-    ``"conv3-avg"``          32c3-2ap-64c3-2ap-128c3-``classes``, padded, batch norm
-    ``"conv3-max"``          the same with 2 x 2 max pooling: 32c3-2mp-64c3-2mp-128c3-``classes``
-    ``"vgg-small"``          64c3-64c3-2ap-128c3-128c3-2ap-256c3-256c3-2ap-``classes``, padded, batch norm
-    ``"vgg16"``              VGG-16 for small images: 13 convolutions of 64..512 channels in five blocks, each with
-                             2ap after it, then 512-512-``classes``; padded, batch norm
-    ``"resnet20"``           16c3, three stages of three residual blocks of 16, 32, 64 channels, each of two 3 x 3
-                             convolutions with batch norm, the mean of each map, ``classes`` (He et al. 2016, section
-                             4.2); a stage that halves the map has a 1 x 1 convolution in its skip (their option B)
-    =======================  ==================================================================================
-
-    ``12c5`` is a convolution with 12 channels, a 5 x 5 kernel and ReLU, ``2ap`` is 2 x 2 average pooling.
-
-    Parameters
-    ----------
-    architecture
-        One of `ARCHITECTURES`.
-    input_shape
-        ``(C, H, W)``.
-    classes
-        Number of outputs.
-    qcfs_levels
-        L of the activation `qcfs.Qcfs`, instead of ReLU.
+    A table at the top describes them; ``input_shape`` is ``(C, H, W)``, and ``classes`` the number of outputs. With
+    ``qcfs_levels``, L, activations are `qcfs.Qcfs` instead of ReLU.
     """
     if architecture not in _BUILT:
         raise UsageError(f"found {architecture!r}", where="architecture", expected=one_of(ARCHITECTURES))
@@ -81,32 +73,17 @@ def build_model(
 
 
 def multiply_adds(model: nn.Module, input_shape: tuple[int, int, int]) -> int:
-    """Return the multiply-adds of the convolutions and dense layers of ``model`` for one image ``(C, H, W)``."""
-    total = 0
+    """Return the multiply-adds of ``model`` for one image ``(C, H, W)``."""
+    from torch.utils.flop_counter import FlopCounterMode
 
-    def add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        nonlocal total
-        positions = 1 if isinstance(module, nn.Linear) else output[0, 0].numel()
-        # Not a parameter if it is computed, as by weight_norm.
-        weight = module.weight
-        assert isinstance(weight, Tensor)
-        total += weight.numel() * positions
-
-    hooks = [
-        module.register_forward_hook(add)
-        for module in model.modules()
-        if isinstance(module, (nn.Conv1d, nn.Conv2d, nn.Linear))
-    ]
     was_training = model.training
     like = next(nn.Module.parameters(model))
-    # Not in one line: a user's `train`, which it calls, may return nothing.
+    # Not chained: a user's `train`, which it calls, may return nothing.
     model.eval()
-    with torch.no_grad():
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(like.new_zeros(1, *input_shape))
     model.train(was_training)
-    for hook in hooks:
-        hook.remove()
-    return total
+    return int(counter.get_total_flops()) // 2
 
 
 def _unfit(input_shape: tuple[int, int, int], expected: str) -> UsageError:

@@ -64,7 +64,7 @@ class Recipe:
     timesteps
         Train the spiking network for this many steps T (`qcfs.SpikingCnn`); only with QCFS activations.
     optimizer
-        AdamW; `trainer.Muon` for the weights of convolutions, AdamW for the rest; or stochastic
+        AdamW; `muon.Muon` for the weights of convolutions, AdamW for the rest; or stochastic
         gradient descent with Nesterov momentum 0.9.
     """
 

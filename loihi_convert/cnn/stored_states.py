@@ -73,7 +73,7 @@ _FUNCTIONS: Final = (
 )
 
 
-def read_file(path: Path) -> object:
+def read_file(path: str | Path) -> object:
     """Return the content of a checkpoint in any of the formats above; executes nothing in it.
 
     Raises
@@ -81,6 +81,7 @@ def read_file(path: Path) -> object:
     CheckpointError
         If the file is missing, damaged, malicious, or of another type.
     """
+    path = Path(path)
     kind = kind_of(path)
     if kind == "zip" or kind is None:
         return read_pt(path)
@@ -212,7 +213,7 @@ class Skipped:
         pass
 
     def append(self, value: object) -> None:
-        """Accept ``value`` like a list, and discard it."""
+        pass
 
     extend = append
     add = append

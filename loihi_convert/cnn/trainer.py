@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Final
 
 import torch
@@ -12,9 +12,11 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.nn import functional
 
+from loihi_convert.cnn.augmentation import augmented
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.design import Design, Teacher, pixels, recent, teachers_loss
 from loihi_convert.cnn.models import ARCHITECTURES, RoundedWeights, multiply_adds, rounded_state
+from loihi_convert.cnn.muon import Muon
 from loihi_convert.cnn.qcfs import Qcfs, SpikingCnn
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.data import Dataset, DataSplits
@@ -110,7 +112,8 @@ class Training:
                 step = self.epoch * self._steps_per_epoch + batch
                 # Augmented on the CPU, so that a seed gives the same images on every device.
                 inputs = augmented(pixels(images[chosen.numpy()]), self._recipe, generator)
-                self._step(inputs.to(self._device), labels[chosen].to(self._device), step)
+                inputs = inputs.to(self._device, memory_format=self._format)
+                self._step(inputs, labels[chosen].to(self._device), step)
                 progress(step + 1, self._recipe.epochs * self._steps_per_epoch)
         self.epoch += 1
         held_out, bits = self._splits.validation, self._recipe.weight_bits
@@ -140,20 +143,20 @@ class Training:
 
     def _scores(self, inputs: Tensor) -> Tensor:
         rounded = {} if self._rounded is None else self._rounded.weights(self._parameters, self._scales)
-        inputs = inputs.to(memory_format=self._format)
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=self._is_bfloat16):
+        with self._autocast(self._is_bfloat16):
             if self._spiking is not None:
-                scores = self._spiking(inputs, rounded)
-            else:
-                scores = functional_call(self._model, rounded, (inputs,))
-        return scores.float()
+                return self._spiking(inputs, rounded).float()
+            scores: Tensor = functional_call(self._model, rounded, (inputs,))
+            return scores.float()
 
     @torch.no_grad()
     def _taught(self, inputs: Tensor, teacher: Teacher) -> Tensor:
-        is_bfloat16 = self._is_bfloat16 and not teacher.gives_probabilities
-        with torch.autocast(self._device, dtype=torch.bfloat16, enabled=is_bfloat16):
-            scores: Tensor = teacher.network(inputs.to(memory_format=self._format))
-        return scores.float()
+        with self._autocast(self._is_bfloat16 and not teacher.gives_probabilities):
+            scores: Tensor = teacher.network(inputs)
+            return scores.float()
+
+    def _autocast(self, is_bfloat16: bool) -> torch.autocast:
+        return torch.autocast(self._device, dtype=torch.bfloat16, enabled=is_bfloat16)
 
     def trained(self, stored_as: WeightDtype) -> Checkpoint:
         """Return the CNN with the averaged weights, rounded to what a file stores, and its accuracies.
@@ -178,7 +181,7 @@ class Training:
         spiking: dict[str, JsonValue] = {**correct(self._spiking)} if self._spiking is not None else {}
         return Checkpoint(
             architecture=design.name,
-            state=on_cpu(state),
+            state={name: tensor.cpu() for name, tensor in state.items()},
             data=splits.name,
             input_shape=splits.input_shape,
             classes=design.classes,
@@ -214,20 +217,14 @@ class Training:
         return bool(difference <= _ROUNDING * outputs.abs().mean())
 
     def state(self) -> dict[str, object]:
-        """Return everything that `restore` needs, and outputs for `computes`, as numbers and tensors on the CPU."""
-        moments = [each.state for each in self._optimizers]
+        """Return everything that `restore` needs, and outputs for `computes`, as numbers and tensors."""
         return {
             "outputs": self._outputs(),
             "epoch": self.epoch,
             "history": list(self.history),
-            "weights": on_cpu(self._tensors),
-            "average": on_cpu(self.average),
-            "moments": {
-                name: on_cpu(of_optimizer[parameter])
-                for of_optimizer in moments
-                for name, parameter in self._parameters.items()
-                if parameter in of_optimizer
-            },
+            "weights": self._tensors,
+            "average": self.average,
+            "optimizers": [each.state_dict() for each in self._optimizers],
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -237,14 +234,8 @@ class Training:
             for name, tensor in self._tensors.items():
                 tensor.copy_(state["weights"][name])
                 self.average[name].copy_(state["average"][name])
-        names = {parameter: name for name, parameter in self._parameters.items()}
-        for optimizer in self._optimizers:
-            for parameter in (value for group in optimizer.param_groups for value in group["params"]):
-                optimizer.state[parameter] = {
-                    # AdamW's number of steps stays on the CPU.
-                    key: moment.clone() if moment.ndim == 0 else moment.clone().to(self._device)
-                    for key, moment in state["moments"].get(names[parameter], {}).items()
-                }
+        for optimizer, content in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(content)
 
 
 @torch.no_grad()
@@ -285,11 +276,6 @@ def _used(model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """``tensors`` without second names, of a module that is used twice: each may be given only once."""
     names = {name for name, _ in (*model.named_parameters(), *model.named_buffers())}
     return {name: tensor for name, tensor in tensors.items() if name in names}
-
-
-def on_cpu(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return ``tensors`` on the CPU; those that are there already are not copied."""
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _optimizers(recipe: Recipe, parameters: Mapping[str, nn.Parameter]) -> tuple[torch.optim.Optimizer, ...]:
@@ -379,130 +365,3 @@ def one_cycle(progress: float) -> float:
     else:
         start, end, share = 1.0, 1 / _END_DIVISOR, (progress - _WARM_UP) / (1 - _WARM_UP)
     return end + (start - end) * (1 + math.cos(math.pi * share)) / 2
-
-
-def augmented(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image with its own random augmentation, float32 ``(N, C, H, W)``."""
-    if recipe.is_affine:
-        images = _mapped(images, recipe, generator)
-    return _cut_out(images, recipe.cutout, generator) if recipe.cutout else images
-
-
-def _cut_out(images: Tensor, side: int, generator: torch.Generator) -> Tensor:
-    """Return each image with a square of ``side`` pixels set to 0, around any of its pixels."""
-    count, _, *lengths = images.shape
-    inside = []
-    for length in lengths:
-        first = torch.randint(length, (count, 1), generator=generator) - side // 2
-        position = torch.arange(length)
-        inside.append((position >= first) & (position < first + side))
-    rows, columns = inside
-    return images * ~(rows[:, None, :, None] & columns[:, None, None, :])
-
-
-def _mapped(images: Tensor, recipe: Recipe, generator: torch.Generator) -> Tensor:
-    """Return each image under its own random affine map; pixels from outside are 0.
-
-    The map from output to input coordinates (both in -1..1) is rotation times shear, divided by the scale, plus a
-    shift.
-    """
-    count = len(images)
-    angle, zoom, shear, right, down = 2 * torch.rand((5, count), generator=generator, dtype=torch.float32) - 1
-    if recipe.translation and not (recipe.rotation or recipe.scaling or recipe.shear):
-        right, down = (
-            torch.round(share * recipe.translation * length) / (length * recipe.translation)
-            for share, length in ((right, images.shape[3]), (down, images.shape[2]))
-        )
-    angle = angle * math.radians(recipe.rotation)
-    factor = 1 / (1 + zoom * recipe.scaling)
-    tangent = shear * recipe.shear
-    cos, sin = torch.cos(angle), torch.sin(angle)
-    # The coordinates span 2, hence the factor 2 of the translation, both along the height and along the width.
-    aspect = images.shape[2] / images.shape[3]
-    rows = (
-        torch.stack([cos, (cos * tangent - sin) * aspect, 2 * recipe.translation * right / factor], 1),
-        torch.stack([sin / aspect, sin * tangent + cos, 2 * recipe.translation * down / factor], 1),
-    )
-    maps = torch.stack(rows, 1) * factor[:, None, None]
-    if recipe.flip:
-        maps[:, :, 0] *= 2 * torch.randint(2, (count, 1), generator=generator) - 1
-    grid = functional.affine_grid(maps, list(images.shape), align_corners=False)
-    return functional.grid_sample(images, grid, align_corners=False)
-
-
-_MUON_MOMENTUM: Final = 0.95
-_RMS: Final = 0.2
-_ITERATIONS: Final = 5
-_COEFFICIENTS: Final = (3.4445, -4.775, 2.0315)
-_SMALLEST: Final = torch.finfo(torch.float32).eps
-"""Entries below it, as a share of the matrix's norm, are 0."""
-
-
-class Muon(torch.optim.Optimizer):
-    """Muon with Nesterov momentum 0.95 and decoupled weight decay: every step is an orthogonal matrix.
-
-    It takes fewer epochs than AdamW or SGD (Jordan 2024, https://kellerjordan.github.io/posts/muon). `torch.optim.Muon`
-    has the same arithmetic, but only for matrices, rounded to bfloat16, and only since torch 2.9.
-
-    A weight of shape (out, ...) is a matrix with one row per output. A step has a root mean square of about 0.2
-    ``lr``, which is AdamW's: learning rates and weight decays of the two are comparable (Liu et al. 2025, section 2.2).
-
-    Parameters
-    ----------
-    parameters
-        Weights of at least two dimensions.
-    weight_decay
-        >= 0.
-    lr
-        > 0.
-    """
-
-    def __init__(self, parameters: Iterable[nn.Parameter], weight_decay: float, lr: float = 1e-3) -> None:
-        super().__init__(parameters, {"lr": lr, "weight_decay": weight_decay})
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]
-        """Take one step along the gradients; a weight without one stays."""
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.grad is None:
-                    continue
-                state: dict[str, Any] = self.state[weight]
-                if not state:
-                    state["momentum"] = torch.zeros_like(weight)
-                state["momentum"].lerp_(weight.grad, 1 - _MUON_MOMENTUM)
-                direction = orthogonalized(weight.grad.lerp(state["momentum"], _MUON_MOMENTUM).flatten(1))
-                rate = group["lr"] * _RMS * max(direction.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(direction.view(weight.shape), alpha=rate)
-
-
-def orthogonalized(matrix: Tensor) -> Tensor:
-    """Return about U V^T for ``matrix`` = U S V^T, by five iterations of Newton and Schulz.
-
-    Singular values become 0.7 to 1.2, but those below about 0.002 of the norm stay smaller. Each iteration multiplies X
-    from the left by a polynomial of X X^T, and so only these small square matrices are iterated: the longer side is
-    needed for the first one and for the result ("Gram Newton-Schulz", https://dao-lab.ai/blog/2026/gram-newton-schulz;
-    its restarts are for half precision).
-    """
-    if matrix.shape[0] > matrix.shape[1]:
-        return orthogonalized(matrix.T).T
-    # A norm of 1 bounds every singular value by 1. The momenta of channels that never fire fade; their products become
-    # subnormal numbers, each of which takes a CPU many cycles.
-    scaled: Tensor = functional.hardshrink(matrix / matrix.norm().clamp(min=1e-7), _SMALLEST)
-    gram = scaled @ scaled.T
-    factor = product = _polynomial(gram)
-    for _ in range(_ITERATIONS - 1):
-        gram = factor @ gram @ factor
-        factor = _polynomial(gram)
-        product = factor @ product
-    even: Tensor = product @ scaled
-    return even
-
-
-def _polynomial(gram: Tensor) -> Tensor:
-    """Return the polynomial of ``gram`` = X X^T by which one iteration multiplies X."""
-    linear, cubic, quintic = _COEFFICIENTS
-    factor: Tensor = torch.addmm(gram, gram, gram, beta=cubic, alpha=quintic)
-    factor.diagonal().add_(linear)
-    return factor

@@ -12,12 +12,11 @@ gives small networks one thread on every machine, and large ones at most torch's
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +29,8 @@ from loihi_convert.cnn.recipe import Recipe, TrainOptions, chosen_architecture, 
 from loihi_convert.cnn.stored_states import read_pt, write_pt
 from loihi_convert.cnn.trainer import Training
 from loihi_convert.data import DATASETS, DataSplits
-from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of
+from loihi_convert.errors import CheckpointError, DataError, InputError, UsageError, one_of, require_kind
+from loihi_convert.ground.arrays import arrays_digest
 from loihi_convert.ground.devices import chosen_device, torch_threads
 from loihi_convert.ground.files import as_path, asked, refuse_to_overwrite, require_writable
 from loihi_convert.ground.progress import Progress, no_progress, progress_bar
@@ -63,15 +63,10 @@ def train_cnn(
         Also if ``output``, or an interrupted training of it, exists, unless ``overwrite`` or, for the latter,
         ``resume``.
     """
-    none = type(None)
-    for where, given, kinds in (
-        ("splits", splits, (DataSplits,)),
-        ("start", start, (Checkpoint, none)),
-        ("teacher", teacher, (Checkpoint, none)),
-    ):
-        if not isinstance(given, kinds):
-            found = f"found an object of type {type(given).__name__}"
-            raise UsageError(found, where=where, expected=f"must be {kinds[0].__name__}")
+    require_kind("splits", splits, DataSplits, "must be DataSplits")
+    for where, given in (("start", start), ("teacher", teacher)):
+        if given is not None:
+            require_kind(where, given, Checkpoint, "must be Checkpoint")
     file = as_path(output, "output")
     require_free(file, resume=resume, overwrite=overwrite)
     chosen = TrainOptions() if options is None else options
@@ -119,30 +114,18 @@ def train_design(
     training = Training(design, splits, recipe, options.seed, chosen_device(options.device))
     identity = _identity(design, splits, recipe, options.seed)
     unfinished = None if output is None else resume_path(output)
-
-    def keep() -> None:
-        if unfinished is not None:
-            write_pt({**identity, **training.state()}, unfinished)
-
     with torch_threads(training.threads):
         if unfinished is not None and resume:
             _restore(training, identity, unfinished)
-        else:
-            keep()
-        stored = training.epoch
-        try:
-            while not training.is_finished:
-                validation_accuracy = training.run_epoch(progress)
-                checkpoint.require_finite(training.average, output or Path("the CNN"))
-                keep()
-                stored = training.epoch
-                if on_epoch is not None:
-                    on_epoch(training.epoch, validation_accuracy)
-        except Exception:
-            # It would fail again.
-            if unfinished is not None and not stored:
-                unfinished.unlink(missing_ok=True)
-            raise
+        elif unfinished is not None:
+            unfinished.unlink(missing_ok=True)
+        while not training.is_finished:
+            validation_accuracy = training.run_epoch(progress)
+            checkpoint.require_finite(training.average, output or Path("the CNN"))
+            if unfinished is not None:
+                write_pt({**identity, **training.state()}, unfinished)
+            if on_epoch is not None:
+                on_epoch(training.epoch, validation_accuracy)
         trained = training.trained(options.store)
     if output is not None and unfinished is not None:
         checkpoint.save(trained, output)
@@ -172,9 +155,6 @@ def _require_sense(design: Design, splits: DataSplits, recipe: Recipe, options: 
         raise UsageError(f"found {recipe.weight_bits}", where="weight_bits", expected=expected)
 
 
-_IMAGES: Final = "digest of images and labels"
-
-
 def _identity(design: Design, splits: DataSplits, recipe: Recipe, seed: int) -> dict[str, Any]:
     """Return what an interrupted training must have in common with the one that resumes it."""
     return {
@@ -187,7 +167,9 @@ def _identity(design: Design, splits: DataSplits, recipe: Recipe, seed: int) -> 
         "teacher": None if design.teacher is None else design.teacher.record["sha256"],
         "classes": list(design.classes),
         "normalization": None if design.normalization is None else [*map(list, design.normalization)],
-        _IMAGES: _digest(splits),
+        "digest of images and labels": arrays_digest(
+            array for part in (splits.train, splits.validation) for array in (part.images, part.known_labels)
+        ),
     }
 
 
@@ -211,7 +193,7 @@ def _restore(training: Training, identity: dict[str, Any], path: Path) -> None:
         if not other:
             training.restore(state)
             other = "" if training.computes(state["outputs"]) else "CNN computes something else with its weights"
-    except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise CheckpointError(f"not the state of this training ({error})", where=path) from error
     if other:
         raise CheckpointError(
@@ -234,13 +216,3 @@ def require_free(output: Path, *, resume: bool, overwrite: bool) -> None:
 def resume_path(output: Path) -> Path:
     """Return the path of the state of an unfinished training with the result ``output``."""
     return output.with_name(f"{output.name}.resume.pt")
-
-
-def _digest(splits: DataSplits) -> str:
-    """Return a digest of the images and labels that are trained on and evaluated after each epoch."""
-    found = hashlib.blake2b(digest_size=16)
-    for part in (splits.train, splits.validation):
-        found.update(repr(part.images.shape).encode())
-        found.update(np.ascontiguousarray(part.images).data)
-        found.update(np.ascontiguousarray(part.known_labels).data)
-    return found.hexdigest()

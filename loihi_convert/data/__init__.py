@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from loihi_convert.data.benchmarks import DATASETS, DESCRIPTIONS, default_root, load_benchmark
-from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, StoredImages, split_for_training
+from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_training
+from loihi_convert.data.image_files import StoredImages
 from loihi_convert.data.in_memory import as_dataset, as_images, as_input_shape, as_labels
 from loihi_convert.data.own_images import NPZ_HINT, load_image_folder, load_npz, require_class_folders
 from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of

@@ -1,4 +1,18 @@
-"""Images, labels and targets in memory, in any container, -> the checked arrays used in this package."""
+"""Images, labels and targets in memory, in any container, -> the checked arrays used in this package.
+
+=====================  =============================================================================================
+container              `Dataset`, with its labels or targets; NumPy array, torch tensor (any device), nested list;
+                       list of images (arrays, tensors, PIL, turned as their EXIF data say); torch Dataset or
+                       DataLoader of images, of (image, label, ...), or of dicts with ``image``, ``img`` or
+                       ``pixel_values`` and ``label`` or ``labels``; an iterable of batches with four axes, or of
+                       (batch, labels); a pair of arrays (images, labels)
+axes                   ``(N, H, W)`` or ``(N, C, H, W)``; with ``input_shape``, which tells them apart, also
+                       ``(N, H, W, C)``, and of signals ``(N, C, L)`` or, with one channel, ``(N, L)``
+uint8, other integers  pixels, 0..255
+bool                   False is 0, True is 255
+floats                 pixel / 255, in 0..1; rounded to the nearest pixel value
+=====================  =============================================================================================
+"""
 
 from __future__ import annotations
 
@@ -12,7 +26,8 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, TypeGuard, cast,
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from loihi_convert.data.dataset import PILLOW_ERRORS, Dataset, dtype_and_shape
+from loihi_convert.data.dataset import Dataset, dtype_and_shape
+from loihi_convert.data.image_files import PILLOW_ERRORS
 from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
@@ -81,29 +96,8 @@ def as_input_shape(shape: Sequence[int]) -> tuple[int, int, int]:
 def as_images(
     images: Images, input_shape: tuple[int, int, int] | None = None, *, where: str = "images"
 ) -> NDArray[np.uint8]:
-    """Return ``images`` as uint8 ``(N, C, H, W)``, N >= 1.
-
-    =====================  =============================================================================================
-    container              `Dataset`, with its labels or targets; NumPy array, torch tensor (any device), nested list;
-                           list of images (arrays, tensors, PIL, turned as their EXIF data say); torch Dataset or
-                           DataLoader of images, of (image, label, ...), or of dicts with ``image``, ``img`` or
-                           ``pixel_values`` and ``label`` or ``labels``; an iterable of batches with four axes, or of
-                           (batch, labels); a pair of arrays (images, labels)
-    axes                   ``(N, H, W)`` or ``(N, C, H, W)``; with ``input_shape``, which tells them apart, also
-                           ``(N, H, W, C)``, and of signals ``(N, C, L)`` or, with one channel, ``(N, L)``
-    uint8, other integers  pixels, 0..255
-    bool                   False is 0, True is 255
-    floats                 pixel / 255, in 0..1; rounded to the nearest pixel value
-    =====================  =============================================================================================
-
-    ``input_shape`` is ``(C, H, W)`` of the network, if known: other images are refused. ``where`` is the name of the
-    images in errors.
-
-    Raises
-    ------
-    DataError
-        For invalid values, NaN, axes or sizes.
-    """
+    """Return ``images``, in any format of the table at the top, as uint8 ``(N, C, H, W)``, N >= 1; or a `DataError`."""
+    # `where` names the images in errors; images of another known `input_shape`, (C, H, W), are refused.
     return collected_from(images, where).images(input_shape, where)
 
 

@@ -18,18 +18,10 @@ from numpy.lib.npyio import NpzFile
 from numpy.typing import NDArray
 
 from loihi_convert.data.benchmarks import DATASETS
-from loihi_convert.data.dataset import (
-    Dataset,
-    DataSplits,
-    StoredImages,
-    dtype_and_shape,
-    in_turns,
-    is_in_class_order,
-    is_large,
-    stacked,
-)
+from loihi_convert.data.dataset import Dataset, DataSplits, dtype_and_shape, in_turns, is_in_class_order
+from loihi_convert.data.image_files import StoredImages, is_large, stacked
 from loihi_convert.data.in_memory import are_rounded, as_images, as_labels, as_targets
-from loihi_convert.errors import DataError, UsageError, first_line, is_lack_of_memory
+from loihi_convert.errors import DataError, UsageError, first_few, first_line, is_lack_of_memory
 from loihi_convert.ground.choices import ClassMap
 from loihi_convert.ground.files import asked, cannot_read
 
@@ -74,18 +66,8 @@ def load_image_folder(
     Other files, and names that begin with a dot, are ignored; a note counts images of other formats. A grey image has
     one channel; if any image in the folder has colours, all get three channels.
 
-    Parameters
-    ----------
-    folder
-        As above.
-    classes
-        The names of the network's classes in the order of its outputs; empty if unknown.
-    class_map
-        The class of each folder; default: as in `classes_of_folders`.
-    input_shape
-        ``(C, H, W)`` of the network, if known: other sizes, and colours for a grey network, are refused.
-    at_once
-        Whether to read all images now; if not, more than `dataset.LARGE_BYTES` are read when they are used.
+    The arguments are those of `data.load_data`. Not ``at_once``, images of a known ``input_shape`` and more than
+    `image_files.LARGE_BYTES` are read when they are used.
     """
     entries = _listed(folder)
     inside = {each.name: _listed(each) for each in entries if asked(each, Path.is_dir, DataError)}
@@ -133,7 +115,7 @@ def classes_of_folders(
     are_numbers = known == tuple(map(str, range(len(known))))
     if isinstance(class_map, Mapping):
         if strangers := [name for name in class_map if name not in names]:
-            expected = f"must name folders of {folder}: {_some(names)}"
+            expected = f"must name folders of {folder}: {first_few(names, _MOST)}"
             raise UsageError(f"found {strangers[0]!r}", where="class_map", expected=expected)
         if missing := [name for name in names if name not in class_map]:
             raise UsageError(f"lacks {missing[0]}", where="class_map", expected="must name every class folder")
@@ -151,7 +133,7 @@ def classes_of_folders(
             raise DataError(
                 f"the folder {strangers[0]} is not a class of the network",
                 where=folder,
-                expected=f"must be one of {_some(known)}",
+                expected=f"must be one of {first_few(known, _MOST)}",
                 hint="Give the class of each folder in `class_map`; `class_map='sorted'` numbers the sorted folders "
                 "from 0, as torchvision's ImageFolder does.",
             )
@@ -170,7 +152,7 @@ def classes_of_folders(
         f"{name} -> {label}" + (f" ({titles[label]})" if titles and titles[label] not in (name, str(label)) else "")
         for name, label in zip(names, labels, strict=True)
     ]
-    return labels, titles, f"class folders are assigned to outputs of the network, {how}: {_some(pairs)}"
+    return labels, titles, f"class folders are assigned to outputs of the network, {how}: {first_few(pairs, _MOST)}"
 
 
 def _output(wanted: str, classes: tuple[str, ...]) -> int:
@@ -179,15 +161,13 @@ def _output(wanted: str, classes: tuple[str, ...]) -> int:
         return classes.index(wanted)
     is_number = wanted.isascii() and wanted.isdecimal() and len(wanted) <= _DIGITS and wanted == str(int(wanted))
     if not is_number or (classes and int(wanted) >= len(classes)):
-        expected = f"must be one of {_some(classes)}, or a number" if classes else "must be a number of up to 9 digits"
+        expected = (
+            f"must be one of {first_few(classes, _MOST)}, or a number"
+            if classes
+            else "must be a number of up to 9 digits"
+        )
         raise UsageError(f"found the class {wanted}", where="class_map", expected=expected)
     return int(wanted)
-
-
-def _some(texts: Sequence[str]) -> str:
-    """The first `_MOST` of ``texts``, and the number of those left out."""
-    left = f", and {len(texts) - _MOST} more" if len(texts) > _MOST else ""
-    return ", ".join(texts[:_MOST]) + left
 
 
 def load_npz(path: Path, classes: Sequence[str] = (), *, input_shape: tuple[int, int, int] | None = None) -> DataSplits:

@@ -13,23 +13,11 @@ from typing import Final
 
 from loihi_convert.errors import PlatformError
 
-MODULES: Final = {
-    "h5py": "h5py",
-    "jinja2": "jinja2",
-    "markupsafe": "markupsafe",
-    "matplotlib": "matplotlib",
-    "numba": "numba",
-    "numpy": "numpy",
-    "packaging": "packaging",
-    "pillow": "PIL",
-    "pydantic": "pydantic",
-    "rich": "rich",
-    "safetensors": "safetensors",
-    "scikit-learn": "sklearn",
-    "scipy": "scipy",
-    "torch": "torch",
-    "typer": "typer",
-}
+_NAMES: Final = (
+    *("h5py", "jinja2", "markupsafe", "matplotlib", "numba", "numpy", "packaging", "pillow", "pydantic", "rich"),
+    *("safetensors", "scikit-learn", "scipy", "torch", "typer"),
+)
+MODULES: Final = {name: {"pillow": "PIL", "scikit-learn": "sklearn"}.get(name, name) for name in _NAMES}
 """The module of each required package, by the package's name in pyproject.toml."""
 
 OPTIONAL: Final = {
@@ -56,10 +44,8 @@ def is_lava_at_hand(lava_python: str | None) -> bool:
 
 
 def is_extension_installed() -> bool:
-    """Return whether this interpreter has Lava's extension for Loihi.
-
-    As `lava.utils.loihi.is_installed`, without importing Lava, which changes how this process starts others.
-    """
+    """Return whether this interpreter has Lava's extension for Loihi, as `lava.utils.loihi.is_installed` does."""
+    # Without importing Lava, which changes how this process starts others.
     spec = importlib.util.find_spec("lava")
     places = [] if spec is None else [Path(place, "utils") for place in spec.submodule_search_locations or ()]
     return any(found for place in places for found in place.glob("loihi2_profiler*"))
@@ -92,10 +78,9 @@ def optional_module(name: str, reason: str) -> ModuleType:
 
 def package_of(module: str | None) -> str | None:
     """Return the required package that ``module`` is part of, or None."""
-    top = (module or "").partition(".")[0]
     # numba is built upon llvmlite, which has no other use here.
     known = {place: name for name, place in MODULES.items()} | {"llvmlite": "numba"}
-    return known.get(top)
+    return known.get((module or "").partition(".")[0])
 
 
 def install_line(packages: Iterable[str]) -> str:

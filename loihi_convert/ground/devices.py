@@ -44,19 +44,14 @@ def on_usable_cores() -> Iterator[None]:
 
 
 def thread_count(multiply_adds: int, available: int) -> int:
-    """Return how many threads a step of ``multiply_adds`` gets: 1..``available``, each with enough work.
-
-    A small step gets 1 thread on every machine. The order of floating-point sums depends on the number of threads, so
-    it does not depend on the machine's cores.
-    """
+    """Return how many threads a step of ``multiply_adds`` gets: 1..``available``, each with enough work."""
+    # The order of floating-point sums depends on it: a small step gets 1 thread on every machine.
     return min(available, max(1, multiply_adds // MULTIPLY_ADDS_PER_THREAD))
 
 
 def wait_passively() -> None:
-    """Let idle threads sleep instead of spin, in this process and its children, unless the user has set a policy.
-
-    OpenMP reads this when it is loaded, so it must be called before torch is imported.
-    """
+    """Let idle threads sleep instead of spin, in this process and its children, unless the user has set a policy."""
+    # OpenMP reads this when it is loaded, so torch must not be imported yet.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import codecs
 import errno
 import hashlib
 import os
@@ -176,9 +175,7 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-FileKind = Literal[
-    "zip", "pickle", "safetensors", "onnx", "hdf5", "gzip", "tar", "git-lfs", "html", "text", "empty", "unknown"
-]
+FileKind = Literal["zip", "pickle", "safetensors", "onnx", "hdf5", "git-lfs", "html", "empty", "unknown"]
 """``zip``: torch.save, TorchScript, .npz; ``pickle``: torch.save before torch 1.6; ``hdf5``: netx, Keras."""
 
 CHECKPOINT_KINDS: Final[tuple[FileKind, ...]] = ("zip", "pickle", "safetensors")
@@ -191,14 +188,11 @@ _HEAD: Final = 512
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 # HDF5 puts its signature at 0, 512, 1024, 2048, ...: a user block may precede it.
 _HDF5_OFFSETS: Final = (0, *(512 << shift for shift in range(8)))
-_SIGNATURES: Final[tuple[tuple[int, bytes, FileKind], ...]] = (
-    (0, b"PK", "zip"),
-    (0, b"\x1f\x8b", "gzip"),
-    (257, b"ustar", "tar"),
-    (0, b"version https://git-lfs", "git-lfs"),
-    (0, b"<!DOCTYPE", "html"),
-    (0, b"<!doctype", "html"),
-    (0, b"<html", "html"),
+_SIGNATURES: Final[tuple[tuple[bytes, FileKind], ...]] = (
+    (b"PK", "zip"),
+    (b"version https://git-lfs", "git-lfs"),
+    (b"<!doctype", "html"),
+    (b"<html", "html"),
 )
 # The fields that can follow the first one, ir_version, in a ModelProto of onnx.proto: producer_name, producer_version,
 # domain, model_version, doc_string, graph, opset_import, metadata_props, functions.
@@ -225,26 +219,17 @@ def kind_of(path: Path) -> FileKind | None:
     # Eight bytes with the length of a JSON header, then the header. Tested first: a length may look like any signature.
     if head[4:9] == b"\0\0\0\0{":
         return "safetensors"
-    for offset, signature, kind in _SIGNATURES:
-        if head[offset:].startswith(signature):
+    for signature, kind in _SIGNATURES:
+        if head.lower().startswith(signature.lower()):
             return kind
     # Protocols 2 to 5 begin with the opcode PROTO.
     if head[0] == 0x80 and head[1:2] in (b"\2", b"\3", b"\4", b"\5"):
         return "pickle"
     if len(head) > 2 and head[0] == 0x08 and head[1] <= _LATEST_IR_VERSION and head[2] in _AFTER_IR_VERSION:
         return "onnx"
-    return "text" if _is_text(head) else "unknown"
+    return "unknown"
 
 
 def is_nir(path: Path) -> bool:
     """Return whether ``path`` has the suffix of a NIR file; it may be missing or damaged."""
     return path.suffix.lower() == NIR
-
-
-def _is_text(head: bytes) -> bool:
-    try:
-        # The last character may be cut.
-        text = codecs.getincrementaldecoder("utf-8-sig")().decode(head, final=len(head) < _HEAD)
-    except UnicodeDecodeError:
-        return False
-    return all(character.isprintable() or character in "\r\n\t" for character in text)

@@ -32,23 +32,8 @@ _MAX_TEXTS: Final = 10_000
 def read_datasets(
     content: bytes, groups: Container[str] | None = None, *, allows_empty: bool = True
 ) -> dict[str, Array]:
-    """Return the datasets of an HDF5 image by full name, such as ``layer/1/weight``.
-
-    Numbers and booleans are unchanged, text is bytes: arrays of dtype ``S``, or ``O`` if there are several of variable
-    length.
-
-    Parameters
-    ----------
-    groups
-        The groups to read; None: all.
-    allows_empty
-        Whether groups may have no members.
-
-    Raises
-    ------
-    InputError
-        As in `require_plain`.
-    """
+    """Return the datasets in ``groups`` (None: all) by full name, ``layer/1/weight``, or raise as `require_plain`."""
+    # Text is bytes: arrays of dtype S, or O if there are several of variable length.
     with h5py.File(io.BytesIO(content), "r") as file:
         return {name: _value(item) for name, item in _datasets(file, content, groups, allows_empty).items()}
 

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Final
 
 from loihi_convert.errors import escape_control
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` with 0 <= done <= total, in any unit."""
-
-ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a `Progress` for one stage of a longer flow, given its name: `progress_bar` or `no_progress_bar`."""
 
 LINE_SECONDS: Final = 30.0
 """Seconds between two lines where stderr is not a terminal."""
@@ -23,19 +21,32 @@ OTHER_COLUMNS: Final = 46
 """Columns that a bar, its counts and its clocks take beside the description."""
 
 
+_ONE: Final = threading.Lock()
+
+
 def no_progress(done: int, total: int) -> None:
-    """Report nothing: the default of every long-running function."""
-
-
-@contextmanager
-def no_progress_bar(description: str) -> Iterator[Progress]:
-    """Show nothing."""
-    yield no_progress
+    # The default of every long-running function.
+    pass
 
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr, and remove it at the end; without a terminal, a line every `LINE_SECONDS`."""
+    """Show a progress bar on stderr, and remove it at the end; without a terminal, a line every `LINE_SECONDS`.
+
+    There is one at a time: a stage of what has a bar already shows none, nor does a thread, as those of Dask's workers.
+    """
+    if threading.current_thread() is not threading.main_thread() or not _ONE.acquire(blocking=False):
+        yield no_progress
+        return
+    try:
+        with _shown(description) as progress:
+            yield progress
+    finally:
+        _ONE.release()
+
+
+@contextmanager
+def _shown(description: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -136,11 +136,8 @@ def cnns_of(name: str) -> tuple[Path, ...]:
     models = _folder()
     folder = None if models is None else models / name
     if folder is None or not all((folder / needed).is_file() for needed in ("card.json", "cnn.safetensors")):
-        raise InputError(
-            "this model's CNN is not part of this installation",
-            where=name,
-            hint="Install from a clone of the repository.",
-        )
+        found, hint = "this model's CNN is not part of this installation", "Install from a clone of the repository."
+        raise InputError(found, where=name, hint=hint)
     card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
     listed = [item for item in card["checkpoints"] if item["in_repository"]]
     # The sort is stable: each group keeps the order of the card.
@@ -166,14 +163,11 @@ def file_of(path: Path) -> Path:
     if model is not None and model.path is not None:
         return model.path
     if model is not None:
-        raise InputError("is not part of this installation", where=text, hint=_how_to_get(model))
+        hint = f"In a clone of the repository it is {model.place}: name that path."
+        if not model.is_in_repository:
+            made = f"{Path(model.place).parent}/README.md"
+            hint = f"The repository does not include it; {made} has the commands that made it."
+        raise InputError("is not part of this installation", where=text, hint=hint)
     if meant := did_you_mean(text, (model.name for model in named_models())):
         raise InputError("neither a file nor a model of this name", where=text, hint=meant)
     return path
-
-
-def _how_to_get(model: NamedModel) -> str:
-    """Return what to do about a model that is not installed."""
-    if model.is_in_repository:
-        return f"In a clone of the repository it is {model.place}: name that path."
-    return f"The repository does not include it; {Path(model.place).parent}/README.md has the commands that made it."

@@ -31,9 +31,9 @@ _FEWEST_COMPARED: Final = 10
 def constant_accuracy(accuracy: float, labels: Array) -> float | None:
     """Return the accuracy of always predicting the most frequent of ``labels``, if ``accuracy`` is not clearly higher.
 
-    None if it is higher by more than two standard errors (by anything, with fewer than `FEWEST_JUDGED` labels) or 1, or
-    there are fewer than 10 labels or only one class.
+    None also with fewer than 10 labels or only one class.
     """
+    # Higher by two standard errors, or, of few labels, by anything.
     share = float(np.bincount(labels).max()) / len(labels)
     margin = 2 * math.sqrt(share * (1 - share) / len(labels)) if len(labels) >= FEWEST_JUDGED else 0.0
     is_higher = accuracy == 1 or accuracy > share + margin
@@ -62,14 +62,9 @@ def wilson_interval(correct: int, count: int) -> Interval:
 
 
 def mcnemar_p_value(only_first: int, only_second: int) -> float:
-    """Return the two-sided p-value of McNemar's exact test of two classifiers on the same images.
+    """Return the two-sided p-value of McNemar's exact test of two classifiers, each right on images the other is not.
 
     With n = only_first + only_second: min(1, 2 P(X <= min(only_first, only_second))), X binomial of n trials and 1/2.
-
-    Parameters
-    ----------
-    only_first, only_second
-        Number of images that only the first, and only the second, classifies correctly.
     """
     # Written out, in exact integers: scipy.stats takes most of a second to import.
     different, ways, term = only_first + only_second, 1, 1
