@@ -39,7 +39,7 @@ from loihi_convert.ir.network import ReluLayer, ReluNetwork, is_relay, relay_cou
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.work import layer_sizes, multiplications, relay_work
-from loihi_convert.netx.native import encode_graded
+from loihi_convert.netx.native import encode
 from loihi_convert.pipeline.checking import check, load_file
 from loihi_convert.pipeline.exporting import export_graded, read_graded
 from loihi_convert.pipeline.opening import require_layers_of
@@ -312,7 +312,7 @@ def test_outputs_of_a_regression_far_from_0_lose_nothing(tmp_path: Path) -> None
     far, last = networks[1], networks[1].layers[-1]
     assert last.offset is not None
     assert last.synapse.weight.shape[1] == 5, "no constant channel"
-    netx.write_graded(far, tmp_path / "model.net")
+    netx.write(far, tmp_path / "model.net")
     read = netx.read_stored(tmp_path / "model.net").network
     assert isinstance(read, GradedNetwork)
     assert read.real_outputs(np.zeros(3, np.int32)).tolist() == last.offset.tolist()
@@ -403,7 +403,7 @@ def test_relays_are_counted_as_those_of_binary_spikes(has_channel: bool, tmp_pat
     torch.manual_seed(0)
     cnn, index = source(Wide(True) if has_channel else Skip()).network, 1
     made = to_graded(cnn, images()).network
-    netx.write_graded(made, tmp_path / "graded.net")
+    netx.write(made, tmp_path / "graded.net")
     network = netx.read_stored(tmp_path / "graded.net").network
     assert isinstance(network, GradedNetwork)
     relay_of = cnn.layers[index].relay_of
@@ -485,7 +485,7 @@ def test_activations_that_are_not_finite_are_refused() -> None:
 
 def test_a_file_holds_the_network(network: GradedNetwork, tmp_path: Path) -> None:
     path = tmp_path / "model.net"
-    netx.write_graded(network, path)
+    netx.write(network, path)
     found = read_graded(path)
     assert (found.input_shape, found.spike_exp, found.shapes) == (network.input_shape, 0, network.shapes)
     for one, other in zip(found.layers, network.layers, strict=True):
@@ -503,7 +503,7 @@ def test_a_file_holds_the_network(network: GradedNetwork, tmp_path: Path) -> Non
     with pytest.raises(NetxError, match="holds graded spikes"):
         netx.read(path)
     with pytest.raises(InputError):
-        netx.write_graded(network, path)
+        netx.write(network, path)
 
 
 @pytest.mark.parametrize(
@@ -520,7 +520,7 @@ def test_a_changed_file_is_refused(
     network: GradedNetwork, tmp_path: Path, name: str, change: Callable[[Any], Any]
 ) -> None:
     path = tmp_path / "model.net"
-    datasets = dict(encode_graded(network))
+    datasets = dict(encode(network))
     datasets[name] = np.asarray(change(datasets[name]))
     path.write_bytes(netx.hdf5.file_content(datasets))
     with pytest.raises(NetxError) as caught:
@@ -549,7 +549,7 @@ def invoke(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], 
 @pytest.fixture
 def exported(network: GradedNetwork, tmp_path: Path) -> Path:
     path = tmp_path / "model.net"
-    netx.write_graded(network, path)
+    netx.write(network, path)
     np.savez(tmp_path / "own.npz", images=images(30, seed=3), labels=np.arange(30) % 3)
     return path
 
@@ -697,7 +697,7 @@ def test_a_wrong_message_is_an_error(
 def test_unmodified_lava_dl_sends_the_same_messages(network: GradedNetwork, tmp_path: Path) -> None:
     """Every message of every layer and every output in each of 12 steps, without a reset, error 0."""
     path, frames = tmp_path / "model.net", images(12, seed=4)
-    netx.write_graded(network, path)
+    netx.write(network, path)
     np.save(tmp_path / "frames.npy", frames)
     words = (SUPPORT / "run_stock_graded.py", path, tmp_path / "frames.npy", network.spike_exp, tmp_path / "sent.npz")
     stock_lava_dl.run_scripts(words)
@@ -728,7 +728,7 @@ def test_what_could_not_be_read_is_not_written(
         assert isinstance(last.synapse, Dense)
         changes = {"synapse": replace(last.synapse, weight=np.full_like(last.synapse.weight, changes["weight"]))}
     with pytest.raises((NetxError, RangeError)) as refused:
-        netx.write_graded(replace(network, layers=(*network.layers[:-1], replace(last, **changes))), tmp_path / "m.net")
+        netx.write(replace(network, layers=(*network.layers[:-1], replace(last, **changes))), tmp_path / "m.net")
     assert refused.value.where == last.name
     assert refused.value.found.startswith(found)
     assert not list(tmp_path.iterdir())
@@ -736,7 +736,7 @@ def test_what_could_not_be_read_is_not_written(
 
 def test_thresholds_are_kept_in_a_file(network: GradedNetwork, tmp_path: Path) -> None:
     changed = replace(network, layers=(replace(network.layers[0], threshold=3), *network.layers[1:]))
-    netx.write_graded(changed, tmp_path / "model.net")
+    netx.write(changed, tmp_path / "model.net")
     assert read_graded(tmp_path / "model.net").layers[0].threshold == 3
 
 

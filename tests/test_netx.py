@@ -479,9 +479,9 @@ def test_files_without_relays_say_nothing_of_them(tmp_path: Path) -> None:
         ([-1, -1, -1, 0, 1, 2, 4], "repeats"),
         # A channel with weights of its own.
         ([0, -1, -1, 0, 1, 2, 3], "more than one weight"),
-        ([-2, -1, -1, 0, 1, 2, 3], "a channel index or -1"),
+        ([-2, -1, -1, 0, 1, 2, 3], "a channel index or -1 for each"),
         ([-1, -1, -1, 0, 1, 2], "relay_of must be int"),
-        ([[-1, -1, -1, 0, 1, 2, 3]], "a channel index or -1"),
+        ([[-1, -1, -1, 0, 1, 2, 3]], "a channel index or -1 for each"),
         ([-1.0, -1, -1, 0, 1, 2, 3], "must be integers"),
         # No relay at all is not written.
         ([-1] * 7, "unexpected in a file"),

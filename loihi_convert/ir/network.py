@@ -137,7 +137,8 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
     if relay_of is None:
         return
     fits = relay_of.shape == (synapse.channels,) and np.issubdtype(relay_of.dtype, np.integer)
-    require(fits, name, f"found {relay_of.dtype} {relay_of.shape}", f"relay_of must be int ({synapse.channels},)")
+    expected = f"relay_of must be int ({synapse.channels},), a channel index or -1 for each"
+    require(fits and bool((relay_of >= -1).all()), name, f"found {relay_of.dtype} {relay_of.shape}", expected)
     relays = np.flatnonzero(relay_of >= 0)
     if not relays.size:
         return
