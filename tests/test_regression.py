@@ -24,7 +24,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
-from loihi_convert.ir.provenance import ModelRecord
+from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.evaluation import errors
@@ -284,7 +284,7 @@ def test_the_file_records_a_regression_and_not_a_classification(
     assert len(set(same.network.layers[-1].scale)) == 1
     assert len(set(numbers.network.layers[-1].scale)) == 2
     with pytest.raises(InputError) as caught:
-        ModelRecord(task="ranking")
+        read_record(ModelRecord, {"task": "ranking"})
     assert caught.value.where == "task"
 
 

@@ -204,6 +204,3 @@ class GradedNetwork(Spiking[GradedLayer]):
         last = self.layers[-1]
         found = np.asarray(outputs, np.float64) if last.scale is None else np.asarray(outputs * last.scale)
         return found if last.offset is None else found + last.offset
-
-    def __repr__(self) -> str:
-        return f"GradedNetwork({self.summary})"

@@ -17,15 +17,14 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.chip.limits import TARGETS
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
-from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target
+from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Reset, Target
 from loihi_convert.ir.network import (
     IntegrateAndFire,
     Spiking,
     is_positive,
-    relay_count,
+    is_relay,
     relayed,
     require,
-    require_exact_relays,
     require_numbers,
     require_relays,
 )
@@ -211,7 +210,8 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         object.__setattr__(self, "provenance", as_provenance(self.provenance))
         bits, most = self.pixel_bits, limits.MAX_PIXEL_BITS
         require(1 <= bits <= most, "pixel_bits", f"found {bits}", f"must be in 1..{most}")
-        require_poisson_seed(self.poisson_seed)
+        seed = self.poisson_seed
+        require(seed is None or 0 <= seed <= MAX_SEED, "poisson_seed", f"found {seed}", f"must be in 0..{MAX_SEED}")
         is_fit = self.poisson_seed is None or bits == most
         require(is_fit, "pixel_bits", f"found {bits} for Poisson input", f"must be {most}")
         found = f"found {self.timesteps} with max_timesteps {self.max_timesteps}"
@@ -247,14 +247,26 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         require(len(self.shapes[-1]) == 1, names[-1], "is a convolution", "must be dense, as the last layer")
 
     def _require_exact_relays(self) -> None:
+        """Each relay fires exactly when its source does: its weight is its threshold, or 0 if both never fire."""
         for index, layer in enumerate(self.layers):
-            if relay_count(layer.relay_of) == 0:
+            relays = np.flatnonzero(is_relay(layer.relay_of, layer.synapse.channels))
+            if not relays.size:
                 continue
             require(index > 0, layer.name, "has relays", "must have none: its inputs are pixels")
             require(index < len(self.layers) - 1, layer.name, "has relays", "must have none: it is the last layer")
-            require_exact_relays(
-                layer.name, layer.synapse, layer.relay_of, layer.threshold, self.layers[index - 1].synapse.channels
-            )
+            assert layer.relay_of is not None
+            assert layer.threshold is not None
+            rows, repeats = layer.weight[relays].reshape(relays.size, -1), layer.relay_of[relays]
+            for channel, weight, threshold in zip(relays, rows.sum(axis=1), layer.threshold[relays], strict=True):
+                found = f"weight {weight} of channel {channel}, whose threshold is {threshold}"
+                require(weight in (0, threshold), layer.name, found, "a relay's weight must equal its threshold")
+            sources = self.layers[index - 1].synapse.channels
+            if isinstance(layer.synapse, Dense):
+                taps = rows.argmax(axis=1) // max(1, rows.shape[1] // sources)
+                repeats = np.where(rows.any(axis=1), taps, repeats)
+            is_source = np.array_equal(repeats, layer.relay_of[relays]) and repeats.max() < sources
+            expected = f"must be one of the {sources} channels of the layer before, at the relay's only weight"
+            require(is_source, layer.name, "a relay does not repeat the channel given in relay_of", expected)
 
     @property
     def is_circuit(self) -> bool:
@@ -274,11 +286,6 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
     def has_constant_current(self, index: int) -> bool:
         """Whether the neurons of layer ``index`` get the same current in every step: pixels that are not spikes."""
         return index == 0 and self.poisson_seed is None
-
-    @property
-    def readout(self) -> Readout:
-        """The output: the last layer's membrane potential, or its spike counts."""
-        return "potential" if self.layers[-1].neuron is None else "spikes"
 
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
         """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
@@ -315,9 +322,6 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         task = f", {self.task}" if self.task != "classification" else ""
         return f"{self.architecture}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
 
-    def __repr__(self) -> str:
-        return f"QuantizedNetwork({self.summary})"
-
     def pixels(self, images: Array) -> Array:
         """Return uint8 images as the p-bit inputs of the network: round(image / 255 x (2^p - 1)), uint8."""
         return with_pixel_bits(images, self.pixel_bits)
@@ -353,11 +357,6 @@ def _require_numbers(layer: QuantizedLayer) -> None:
 def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
     """Return the input of a white pixel in one step: 2^pixel_bits - 1, or 1 with Poisson input."""
     return 2**pixel_bits - 1 if poisson_seed is None else 1
-
-
-def require_poisson_seed(seed: int | None) -> None:
-    """Raise a `RangeError` unless ``seed`` is a valid seed of Poisson input or None."""
-    require(seed is None or 0 <= seed <= MAX_SEED, "poisson_seed", f"found {seed}", f"must be in 0..{MAX_SEED}")
 
 
 def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
