@@ -60,7 +60,7 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.simulation.currents import MAX_PIXEL
-from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
+from loihi_convert.simulation.image_shards import DividedImages, ImageArray, Shard
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, currents, on_blocks, unchanged
 from loihi_convert.simulation.simulator import Extremes, extremes, last_outputs
 
@@ -417,25 +417,25 @@ def max_timesteps(
     """
     if output.neuron is not None:
         return MAX_TIMESTEPS
-    found = [largest_potentials / network.timesteps, *on_shards(_largest_of_shard, network, images)]
-    growth: Array = np.maximum.reduce(found)
+    growth = np.maximum(largest_potentials / network.timesteps, _largest_in_the_long_run(network, images))
     grows = growth > 0
     steps = limits.POTENTIAL_LIMIT * output.scale[grows] / (HEADROOM * growth[grows])
     return max(network.timesteps, math.floor(float(steps.min(initial=MAX_TIMESTEPS))))
 
 
-def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
+def _largest_in_the_long_run(network: SpikingNetwork, images: ImageArray | Shard) -> Array:
     """The largest magnitude of each output at the neurons' rates in the long run: float64 ``(outputs,)``."""
+    if isinstance(images, DividedImages):
+        return np.asarray(np.maximum.reduce(images.parts(_largest_in_the_long_run, network=network)))
 
     def activation(neuron: IntegrateAndFire | None, rate: Callable[[Array, IntegrateAndFire], Array]) -> Activation:
         return unchanged if neuron is None else lambda maps: rate(maps, neuron)
 
     synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
     largest: list[Array] = []
-    images = np.asarray(shard.images)
     for rate in (clipped,) if network.reset == "soft" else (clipped, _of_hard_reset):
         chain = ReluChain(synapses, activations=[activation(layer.neuron, rate) for layer in network.layers])
-        on_blocks(chain, images, lambda _, outputs: largest.append(_per_output(outputs[-1])), progress=progress)
+        on_blocks(chain, np.asarray(images), lambda _, outputs: largest.append(_per_output(outputs[-1])))
     return np.asarray(np.maximum.reduce(largest), np.float64)
 
 

@@ -125,7 +125,7 @@ def read_record(kind: type[_Record], content: object) -> _Record:
         raise InputError(f"found {content!r}", expected="must be a JSON object")
     given = json.dumps({key: value for key, value in content.items() if value is not None})
     try:
-        return cast(_Record, _reader(kind).validate_json(given, strict=True))
+        return cast(_Record, _reader(cast(Any, kind)).validate_json(given, strict=True))
     except ValidationError as error:
         first = error.errors()[0]
         expected = first["msg"].replace("Input should be", "must be")

@@ -39,7 +39,6 @@ from loihi_convert.simulation.image_shards import (
     block_multiple,
     float_block_size,
     on_cores,
-    on_shards,
 )
 from loihi_convert.simulation.layers import (
     DeviceLayer,
@@ -170,7 +169,7 @@ class GrowingSimulation:
         """What ``method`` of `LayerwisePart` gives for each part of the images, in order."""
         plan = replace(self, images=np.empty(0))
         if isinstance(self.images, DividedImages):
-            return on_shards(_called, (plan, method, arguments), self.images, place=self.place, progress=progress)
+            return self.images.map(_called, (plan, method, arguments), place=self.place, progress=progress)
         if self._part is None:
             self._part = LayerwisePart(plan, Shard(0, np.asarray(self.images)))
         return [method(self._part, progress, *arguments)]
@@ -179,8 +178,6 @@ class GrowingSimulation:
 def _called(
     call: tuple[GrowingSimulation, Callable[..., _Found], tuple[object, ...]],
     shard: Shard,
-    *,
-    progress: Progress = no_progress,
 ) -> _Found:
     """Call a method of the part of ``shard``, which this process keeps for the next call, together with few others."""
     plan, method, arguments = call
@@ -192,7 +189,7 @@ def _called(
         _KEPT[place] = part
         while len(_KEPT) > _MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)))
-    return method(part, progress, *arguments)
+    return method(part, no_progress, *arguments)
 
 
 # In a worker: parts by their place, the one used last at the end. Any may be lost: it is then simulated again.
@@ -229,7 +226,7 @@ class LayerwisePart:
                 np.maximum(largest, highest, out=largest)
 
         self._pass(layers, take, progress)
-        return np.asarray((largest + last.biases).reshape(-1, last.synapse.channels).max(axis=0), np.float64)
+        return np.asarray((largest + last.neurons.bias).reshape(-1, last.synapse.channels).max(axis=0), np.float64)
 
     def rate_errors(
         self,

@@ -19,8 +19,15 @@ from loihi_convert.ground.compiled import compiled
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, own_channels
 from loihi_convert.ir.synapse import Synapse
-from loihi_convert.simulation.currents import MAX_PIXEL, Currents, channels_last, sum_pool
-from loihi_convert.simulation.image_shards import ImageArray, Shard, block_multiple, joined_parts, on_cores, on_shards
+from loihi_convert.simulation.currents import MAX_PIXEL, channels_last, convolution_of, sum_pool
+from loihi_convert.simulation.image_shards import (
+    DividedImages,
+    ImageArray,
+    Shard,
+    block_multiple,
+    joined_parts,
+    on_cores,
+)
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -57,7 +64,7 @@ class ReluChain:
         shapes, layers = (network.input_shape, *network.shapes), network.layers[:depth]
         activations = activations or [cnn_activation(network, index) for index in range(len(layers))]
         self._layers = [
-            (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False), activation)
+            (layer.synapse, convolution_of(layer.synapse, shape, averages=True, takes_spikes=False), activation)
             for layer, shape, activation in zip(layers, shapes[: len(layers)], activations, strict=True)
         ]
         if any(layer.levels is not None for layer in layers):
@@ -140,23 +147,20 @@ def on_blocks(
     )
 
 
-def cnn_scores(network: ReluNetwork, images: ImageArray) -> Array:
+def cnn_scores(network: ReluNetwork, images: ImageArray | Shard) -> Array:
     """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
 
     Every bit is the same on any number of cores, and for images that are divided as `image_shards.block_multiple` says.
     """
-    return joined_parts(on_shards(_cnn_scores, network, images))
-
-
-def _cnn_scores(network: ReluNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    images = np.asarray(shard.images)
+    if isinstance(images, DividedImages):
+        return joined_parts(images.parts(cnn_scores, network=network))
     found = np.empty((len(images), *network.shapes[-1]), np.float32)
 
     def score(start: int, outputs: list[Array]) -> None:
         scores = outputs[-1].reshape(-1, *network.shapes[-1])
         found[start : start + len(scores)] = scores
 
-    on_blocks(ReluChain(network), images, score, progress=progress)
+    on_blocks(ReluChain(network), np.asarray(images), score)
     return found
 
 
@@ -165,7 +169,7 @@ def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
 
     ``averages``: whether pooling averages (floating point) or sums (integers).
     """
-    operator = Currents(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
+    operator = convolution_of(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
     found = operator(sum_pool(channels_last(inputs), synapse.pool))
     return _as_in_torch(_with_bias(found, synapse), synapse.output_shape(inputs.shape[1:]))
 
@@ -220,8 +224,7 @@ class Activations:
         """
         bins = _BINS if percentile < 100 else 0
         if not self._layers or self._layers[0].bins < bins:
-            parts = on_shards(_histograms, (self._network, bins), self.images, progress=progress)
-            self._layers = [functools.reduce(Histogram.with_values_of, found) for found in zip(*parts, strict=True)]
+            self._layers = _histograms(self._network, self.images, bins, progress)
         found = []
         for histogram, layer in zip(self._layers, self._network.layers, strict=True):
             values = histogram.of_channels(own_channels(layer.relay_of)) if per_layer else histogram
@@ -305,9 +308,11 @@ class Histogram:
 
 
 def _histograms(
-    shared: tuple[ReluNetwork, int], shard: Shard, *, progress: Progress = no_progress
-) -> Sequence[Histogram]:
-    network, bins = shared
+    network: ReluNetwork, images: ImageArray | Shard, bins: int, progress: Progress = no_progress
+) -> list[Histogram]:
+    if isinstance(images, DividedImages):
+        parts = images.parts(_histograms, progress, network=network, bins=bins)
+        return [functools.reduce(Histogram.with_values_of, found) for found in zip(*parts, strict=True)]
     found = [Histogram(layer.synapse.channels, bins) for layer in network.layers]
     locks = [threading.Lock() for _ in network.layers]
 
@@ -318,7 +323,7 @@ def _histograms(
 
     # Compile here, in one thread, as in `Neurons`.
     count_in_bins(np.empty((0, 1), np.float32), np.empty(1), np.empty((1, 1), np.int64))
-    on_blocks(ReluChain(network), np.asarray(shard.images), take, progress=progress)
+    on_blocks(ReluChain(network), np.asarray(images), take, progress=progress)
     return found
 
 
