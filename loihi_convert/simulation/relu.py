@@ -198,7 +198,7 @@ _NONE_YET: Final = -1000
 class Activations:
     """The CNN's activations on calibration images, after ReLU except in the last layer.
 
-    Images are computed when a percentile is first asked for, and once more if that was 100, which needs no histogram.
+    Images are computed when a percentile is first asked for.
 
     Parameters
     ----------
@@ -222,9 +222,8 @@ class Activations:
         of other layers. 0 if none is positive, not finite if one overflows float32. Up to 1 / 2048 of the largest
         activation above the exact value; 100 is exact.
         """
-        bins = _BINS if percentile < 100 else 0
-        if not self._layers or self._layers[0].bins < bins:
-            self._layers = _histograms(self._network, self.images, bins, progress)
+        if not self._layers:
+            self._layers = _histograms(self._network, self.images, progress)
         found = []
         for histogram, layer in zip(self._layers, self._network.layers, strict=True):
             values = histogram.of_channels(own_channels(layer.relay_of)) if per_layer else histogram
@@ -243,25 +242,19 @@ class Histogram:
     channels
         Number of channels.
     bins
-        `_BINS`, or 0: only the largest values are known.
+        A power of two.
     """
 
-    def __init__(self, channels: int, bins: int) -> None:
+    def __init__(self, channels: int, bins: int = _BINS) -> None:
         self._largest = np.zeros(channels, np.float32)
         self._exponents = np.full(channels, _NONE_YET)
-        self._counts = np.zeros((channels, bins), np.int64)
-
-    @property
-    def bins(self) -> int:
-        """The number of bins."""
-        return self._counts.shape[1]
+        self._bins, self._counts = bins, np.zeros((channels, bins), np.int64)
 
     def add(self, maps: Array) -> None:
         """Add values, float32 ``(N, H, W, C)``."""
         self._make_room(maps.max(axis=(0, 1, 2)))
-        if self.bins:
-            scales = np.ldexp(float(self.bins), -np.maximum(self._exponents, -900))
-            count_in_bins(maps.reshape(-1, maps.shape[3]), scales, self._counts)
+        scales = np.ldexp(float(self._bins), -np.maximum(self._exponents, -900))
+        count_in_bins(maps.reshape(-1, maps.shape[3]), scales, self._counts)
 
     def with_values_of(self, other: Histogram) -> Histogram:
         """Return this histogram, after adding the values of ``other``, which may be changed."""
@@ -272,11 +265,11 @@ class Histogram:
 
     def of_channels(self, chosen: slice | Array) -> Histogram:
         """Return the values of ``chosen`` channels as those of one channel."""
-        found = Histogram(1, self.bins)
+        found = Histogram(1, self._bins)
         for largest, exponent, counts in zip(
             self._largest[chosen], self._exponents[chosen], self._counts[chosen], strict=True
         ):
-            one = Histogram(1, self.bins)
+            one = Histogram(1, self._bins)
             one._largest[:], one._exponents[:], one._counts[:] = largest, exponent, counts
             found = found.with_values_of(one)
         return found
@@ -290,7 +283,7 @@ class Histogram:
         # Rounded up in Python's integers: 0.99 x 100 in floating point may be above 99, and 64 bits may be too few.
         ranks = [max(-(-int(count) * share.numerator // share.denominator), 1) for count in cumulative[:, -1]]
         rank = np.array(ranks)[:, np.newaxis]
-        edge = np.ldexp(((cumulative < rank).sum(axis=1) + 1) / self.bins, self._exponents)
+        edge = np.ldexp(((cumulative < rank).sum(axis=1) + 1) / self._bins, self._exponents)
         return np.where(np.isfinite(largest), np.minimum(edge, largest), largest)
 
     def _make_room(self, largest: Array) -> None:
@@ -300,20 +293,18 @@ class Histogram:
             self._largest = np.maximum(self._largest, largest)
         reached = np.where(np.isfinite(self._largest), self._largest, 0)
         exponents = np.where(reached > 0, np.frexp(reached)[1], self._exponents)
-        for channel in np.flatnonzero(exponents > self._exponents) if self.bins else ():
-            joined = 2 ** min(exponents[channel] - self._exponents[channel], self.bins.bit_length() - 1)
+        for channel in np.flatnonzero(exponents > self._exponents):
+            joined = 2 ** min(exponents[channel] - self._exponents[channel], self._bins.bit_length() - 1)
             counts = self._counts[channel].reshape(-1, joined).sum(axis=1)
             self._counts[channel, : len(counts)], self._counts[channel, len(counts) :] = counts, 0
         self._exponents = np.maximum(exponents, self._exponents)
 
 
-def _histograms(
-    network: ReluNetwork, images: ImageArray | Shard, bins: int, progress: Progress = no_progress
-) -> list[Histogram]:
+def _histograms(network: ReluNetwork, images: ImageArray | Shard, progress: Progress = no_progress) -> list[Histogram]:
     if isinstance(images, DividedImages):
-        parts = images.parts(_histograms, progress, network=network, bins=bins)
+        parts = images.parts(_histograms, progress, network=network)
         return [functools.reduce(Histogram.with_values_of, found) for found in zip(*parts, strict=True)]
-    found = [Histogram(layer.synapse.channels, bins) for layer in network.layers]
+    found = [Histogram(layer.synapse.channels) for layer in network.layers]
     locks = [threading.Lock() for _ in network.layers]
 
     def take(_: int, outputs: list[Array]) -> None:
