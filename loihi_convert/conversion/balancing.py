@@ -28,10 +28,11 @@ import numpy as np
 
 from loihi_convert.conversion.agreement import (
     Agreement,
-    agreement_with,
+    agreement_of,
     calibration_subset,
     fitted_images,
     measure_of,
+    real_outputs,
     require_calibration,
 )
 from loihi_convert.conversion.methods import balance_by_method, has_learned_thresholds
@@ -197,7 +198,7 @@ def choose_method(
             is_given = options.initial_potential is not None
             spiking = correct_biases(network, spiking, balancing, keeps_potentials=is_given, device=device)
         quantized = quantize(spiking, scaling, quantize_options, device=device)
-        found = agreement_with(scores, measure, quantized, trying, device=device)
+        found = agreement_of(real_outputs(quantized, trying, device=device), scores, measure)
         assert chosen.method != AUTO
         return Trial(**asdict(found), method=chosen.method, percentile=chosen.percent, corrected=corrected)
 

@@ -41,7 +41,13 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.chip import limits
-from loihi_convert.conversion.agreement import calibration_subset, explained_share, overflow, require_calibration
+from loihi_convert.conversion.agreement import (
+    calibration_subset,
+    explained_share,
+    overflow,
+    real_outputs,
+    require_calibration,
+)
 from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.scales import (
     FOR_LARGER_WEIGHTS,
@@ -62,7 +68,7 @@ from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.simulation.currents import MAX_PIXEL
 from loihi_convert.simulation.image_shards import DividedImages, ImageArray, Shard
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, currents, on_blocks, unchanged
-from loihi_convert.simulation.simulator import Extremes, extremes, last_outputs
+from loihi_convert.simulation.simulator import Extremes, extremes
 
 # Images used to choose the pixel bits.
 _SAMPLE: Final = 200
@@ -115,7 +121,7 @@ def quantize(
     quantizing = _Quantizing(used, options, device)
     if network.task == "classification":
         return quantizing(network, progress)
-    real = last_outputs(network, used, network.timesteps, device=device).astype(np.float64) / network.timesteps
+    real = real_outputs(network, used, device=device)
     bias, middle = last.synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
     tried, refused = [], []
     offsets = (np.zeros_like(middle) if bias is None else bias, middle)
@@ -149,14 +155,14 @@ class _Quantizing:
     ) -> tuple[float, QuantizedNetwork]:
         """Return the network without the part ``offset`` of its outputs, which is added outside, after the share of the
         variance of ``real``, the outputs of the float SNN, that it explains."""
-        last, timesteps = network.layers[-1], network.timesteps
+        last = network.layers[-1]
         # Outputs beyond float32 have no middle.
         synapse = last.synapse.with_added_bias(-np.where(np.isfinite(offset), offset, 0.0))
         if synapse.bias is not None and not synapse.bias.any():
             synapse = replace(synapse, bias=None)
         shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
         quantized = self(shifted, progress)
-        found = quantized.real_outputs(last_outputs(quantized, self.images, timesteps, device=self.device), timesteps)
+        found = real_outputs(quantized, self.images, device=self.device)
         error = (real - found).mean(axis=0)
         error = np.where(np.isfinite(error), error, 0.0)
         readout = replace(quantized.layers[-1], offset=error)
