@@ -95,7 +95,6 @@ def test_every_message_of_a_graded_file_is_counted(
     def stock(_python: str, _script: str, _file: Path, frames: Path, spike_exp: int, sent: Path) -> None:
         assert spike_exp == graded.spike_exp
         inputs, fc = run_graded(graded, np.load(frames), is_stream=True, trace=True).traces
-        assert inputs.spikes is not None
         messages = inputs.spikes.reshape(20, -1).copy()
         messages[3, :wrong] += 1
         np.savez(sent, layer0=messages, layer1=fc.potentials.reshape(20, -1))

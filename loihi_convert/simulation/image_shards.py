@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable, Hashable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
@@ -257,30 +257,32 @@ def on_cores(
     It is called on as many threads as torch uses, whose own threading is off meanwhile. On a GPU, one thread does all
     work.
     """
-    lock, done = threading.Lock(), 0
+    cores = _cores(device)
+    is_stopped, lock, done = threading.Event(), threading.Lock(), 0
 
     @torch.inference_mode()
-    def counted(start: int) -> None:
+    def guarded(start: int) -> None:
         nonlocal done
         rows = slice(start, min(start + at_once, count))
-        work(rows)
-        with lock:
-            done += rows.stop - rows.start
-            progress(done, count)
+        try:
+            if is_stopped.is_set():
+                return
+            work(rows)
+            with lock:
+                done += rows.stop - rows.start
+                progress(done, count)
+        except BaseException:
+            is_stopped.set()
+            raise
 
-    # Before ONE_THREAD.
-    cores = _cores(device)
     with (
         on_usable_cores(),
         ONE_THREAD,
         ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as threads,
     ):
-        blocks = [threads.submit(counted, start) for start in range(0, count, at_once)]
         try:
-            wait(blocks, return_when=FIRST_EXCEPTION)
-        finally:
-            # After an error or Ctrl-C, blocks that have not begun are left out.
-            threads.shutdown(cancel_futures=True)
-        for block in blocks:
-            if not block.cancelled():
+            for block in [threads.submit(guarded, start) for start in range(0, count, at_once)]:
                 block.result()
+        except BaseException:
+            is_stopped.set()
+            raise
