@@ -107,10 +107,8 @@ def _lies_below_interval(written: Agreement, trial: Agreement) -> bool:
 
 
 def _is_less_exact(written: Agreement, trial: Agreement) -> bool:
-    """Whether the unexplained variance exceeds the upper end of a 95 % interval by more than a negligible amount.
-
-    The mean of n squared normal errors has a relative standard error of sqrt(2 / n).
-    """
+    """Whether the unexplained variance exceeds the upper end of a 95 % interval by more than a negligible amount."""
+    # The mean of n squared normal errors has a relative standard error of sqrt(2 / n).
     left = 1 - trial.agreement
     return 1 - written.agreement > left + max(_NEGLIGIBLE, left * Z_SCORE * math.sqrt(2 / trial.image_count))
 

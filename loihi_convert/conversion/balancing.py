@@ -250,17 +250,12 @@ def correct_biases(
 
     Parameters
     ----------
-    cnn
-        The CNN that ``network`` was balanced from.
-    network
-        From `balancing.balance`, with compensated amplitudes.
+    cnn, network
+        The CNN, and what `balance` made of it, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration_subset` is used, and in each layer
-        `fitted_images`.
+        Calibration images, of which `calibration_subset` is used, and in each layer `fitted_images`.
     keeps_potentials
         Whether to leave the initial potentials as they are.
-    device, progress
-        As in `balancing.balance`.
     """
     require_calibration(cnn, images)
     for layer in network.layers:

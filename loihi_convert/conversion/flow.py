@@ -254,16 +254,10 @@ def to_integers(
 
     Parameters
     ----------
-    cnn
-        From `lowering.to_relu_network`.
-    images
-        Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
-    timesteps
-        The latency T.
-    balance_options, quantize_options
-        See `BalanceOptions` and `QuantizeOptions`.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
+    cnn, images, timesteps, balance_options, device
+        As in `balancing.balance`.
+    quantize_options
+        See `QuantizeOptions`.
     bars
         Opens a progress bar for each stage.
     """
@@ -413,16 +407,11 @@ def choose_copies(
     variant
         Returns the CNN with the given number of relays per skip, like ``to_relu_network(model, skip_copies=r)``.
     images
-        Calibration images, uint8 ``(N, C, H, W)``; one part balances and quantizes, another tests, as in `choice`.
+        Calibration images; one part balances and quantizes, another tests, as in `choose_method`.
     timesteps, options, quantize_options, device, bars
-        As in `flow.to_integers`; ``auto`` chooses once, with the first number of copies.
+        As in `to_integers`; ``auto`` chooses once, with the first number of copies.
     copies
         The numbers of copies to try, the smallest first.
-
-    Raises
-    ------
-    DataError
-        If the images do not fit the CNN, or there are none.
     """
     first = variant(copies[0])
     if options.method == AUTO:

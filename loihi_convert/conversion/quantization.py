@@ -89,15 +89,12 @@ def quantize(
     network
         From `balancing.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials on `calibration_subset` choose the scales;
-        `flow.report_quantization` counts clipping on the trial images. For target loihi2 all images are used for both:
+        Calibration images, uint8 ``(N, C, H, W)``; `calibration_subset` chooses the scales. For target loihi2 all do:
         the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
         Bits, target and thresholds: see `QuantizeOptions`.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
-    progress
-        Counts images.
+    device, progress
+        As in `balancing.balance`.
 
     Raises
     ------
@@ -407,19 +404,10 @@ def _replaced(
 def max_timesteps(
     network: SpikingNetwork, output: QuantizedLayer, largest_potentials: Array, images: ImageArray
 ) -> int:
-    """Return the largest T for which the output potentials of calibration images stay in range.
+    """Return the largest T for which the output potentials of calibration ``images`` stay in range.
 
-    Parameters
-    ----------
-    network
-        The float SNN.
-    output
-        Its last layer in integers.
-    largest_potentials
-        The largest magnitude of each output's potential in the steps that ``network`` is balanced for, in floating
-        point: float64 ``(outputs,)``.
-    images
-        The calibration images of ``largest_potentials``, uint8 ``(N, C, H, W)``.
+    ``output`` is the last layer of ``network`` in integers; ``largest_potentials``, float64 ``(outputs,)``, are the
+    largest magnitudes in the T steps of ``network``, in floating point.
     """
     if output.neuron is not None:
         return MAX_TIMESTEPS

@@ -88,10 +88,8 @@ def only_relays(relay_of: Array | None) -> bool:
 
 
 def own_channels(relay_of: Array | None) -> slice | Array:
-    """Return an index of the channels that are not relays; of all channels if all are relays.
-
-    Without relays it is a slice, which makes no copy.
-    """
+    """Return an index of the channels that are not relays; all, as a slice, if there are none or only relays."""
+    # A slice makes no copy.
     if relay_of is None or only_relays(relay_of) or not (relay_of >= 0).any():
         return slice(None)
     return np.flatnonzero(relay_of < 0)

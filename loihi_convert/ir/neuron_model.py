@@ -118,14 +118,8 @@ class NeuronModel(Enum):
 def neuron_model(network: QuantizedNetwork, neuron: Neuron | None = None, *, leak: bool = False) -> NeuronModel:
     """Return the neuron model of ``network`` in a run.
 
-    Parameters
-    ----------
-    network
-        Its target and reset are those of the file.
-    neuron
-        The user's choice; by default ``stock`` for target ``loihi2``, ``own`` for target ``lava``.
-    leak
-        Whether the neurons of the circuit leak (``du = 0`` instead of -1).
+    ``neuron`` is the user's choice; by default ``stock`` for target ``loihi2``, ``own`` for target ``lava``. ``leak``:
+    whether the neurons of the circuit leak (``du = 0`` instead of -1).
 
     Raises
     ------

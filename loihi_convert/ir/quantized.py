@@ -119,11 +119,9 @@ class QuantizedLayer:
 
     @property
     def used_amplitude(self) -> Array | None:
-        """The amplitude after rounding of the threshold: float64 ``(C_out,)``.
+        """The amplitude, scaled as the threshold was by rounding: float64 ``(C_out,)``; ``None`` without neurons.
 
-        The floating-point amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold;
-        0 for channels that can never fire, ``None`` without neurons. For a relay it equals its source's up to float64
-        rounding; `QuantizedNetwork.used_amplitudes` has the source's own value.
+        0 for channels that can never fire. For a relay see `QuantizedNetwork.used_amplitudes`.
         """
         if self.neuron is None or self.balanced is None:
             return None
@@ -455,22 +453,10 @@ _SHARES: Final = np.linspace(1.0, 0.3, 36)
 
 
 def nearest_scales(weights: Array, largest: int) -> Array:
-    """Return for each channel the scale s with the least squared error of ``s x rounded(weights, s)``.
+    """Return for each row of ``(channels, n)`` the scale s with the least squared error of ``s x rounded(weights, s)``.
 
-    With few bits one must choose between a coarse grid and a clipped tail. The scale of the largest weight, max |w| /
-    largest, clips nothing but is far from optimal at 4 bits, where one large weight leaves few levels for all others.
-
-    Parameters
-    ----------
-    weights
-        ``(channels, n)``: each row gets its own scale.
-    largest
-        Largest integer weight, for example 127 for 8 bits.
-
-    Returns
-    -------
-    Array
-        float64 ``(channels,)``; 0 where all weights are 0.
+    float64 ``(channels,)``; 0 where all weights are 0. With few bits one must choose between a coarse grid and a
+    clipped tail: the scale of the largest weight, max |w| / ``largest``, clips nothing, but leaves others few levels.
     """
     peaks = np.abs(weights).max(axis=1, initial=0).astype(np.float64) / largest
     best, errors = peaks.copy(), np.full(len(weights), np.inf)

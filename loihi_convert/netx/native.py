@@ -234,17 +234,8 @@ def _synapse(layer: _AnyLayer) -> Synapse:
 
 
 def decode(datasets: Datasets) -> QuantizedNetwork | GradedNetwork:
-    """Return the network in ``datasets``, which must be exactly the datasets that `write` writes for it.
-
-    Whatever is missing, or of another type or shape, raises an exception here or differs when it is encoded again.
-
-    Raises
-    ------
-    NetxError
-        If a dataset is missing, unexpected, or inconsistent with the rest.
-    RangeError
-        If the network breaks an exactness rule.
-    """
+    """Return the network in ``datasets``, which must be exactly those that `write` writes for it."""
+    # What is missing, or of another type or shape, raises an exception here or differs when it is encoded again.
     _require_format(datasets)
     network = _decoded_graded(datasets) if SPIKES in datasets else _decoded(datasets)
     _require_encoding(datasets, dict(encode(network)))

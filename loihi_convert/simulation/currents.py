@@ -51,16 +51,8 @@ from loihi_convert.simulation.image_shards import ONE_THREAD
 def convolution_of(synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> Convolution:
     """Return a synapse as a function of a batch of its inputs after the pooling; spikes have `sum_dtype`.
 
-    Parameters
-    ----------
-    synapse
-        The synapse, in floating point or integers.
-    input_shape
-        ``(C, H, W)`` or ``(N,)``, before pooling.
-    averages
-        Whether pooling averages (floating point) or sums (integers).
-    takes_spikes
-        Whether the inputs are sums of spikes; otherwise they may be any number.
+    ``input_shape`` is that before the pooling, which ``averages`` (floating point) or sums (integers).
+    ``takes_spikes``: inputs are sums of spikes; otherwise they may be any number.
     """
     pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
     bytes_up_to = largest_input if takes_spikes and not averages and largest_input <= MAX_BYTE else None
@@ -281,11 +273,9 @@ def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Te
 
 
 def has_fast_int8(weight: Array, groups: int) -> bool:
-    """Whether oneDNN has fast int8 code for a kernel ``(C_out, C_in / groups, K_h, K_w)`` on this processor.
-
-    Before AVX-512 and AVX-VNNI it has none for groups, unless they are of 1 channel or of multiples of 4: such a layer
-    then takes 20 to 100 times as long as in float32.
-    """
+    """Whether oneDNN has fast int8 code for a kernel ``(C_out, C_in / groups, K_h, K_w)`` on this processor."""
+    # Before AVX-512 and AVX-VNNI it has none for groups, unless they are of 1 channel or of multiples of 4: such a
+    # layer then takes 20 to 100 times as long as in float32.
     outputs, inputs = len(weight) // groups, weight.shape[1]
     is_plain = groups == 1 or inputs == outputs == 1 or (inputs % 4 == 0 and outputs % 4 == 0)
     return is_plain or not cpu_features().isdisjoint({"avx512bw", "avxvnni"})

@@ -85,20 +85,9 @@ class Intermediate(NamedTuple):
 def intermediate_networks(
     cnn: ReluNetwork, spiking: SpikingNetwork, network: QuantizedNetwork, timesteps: int, *, device: str = "cpu"
 ) -> tuple[Intermediate, ...]:
-    """Return the networks between ``cnn`` and ``network``, in order; the last one is ``network`` itself.
+    """Return the networks between ``cnn`` and ``network``, in order; the last one is ``network``, that of the file.
 
-    Parameters
-    ----------
-    cnn
-        The CNN.
-    spiking
-        The float SNN that ``network`` was rounded from, with the layers of ``cnn``.
-    network
-        The network in the file.
-    timesteps
-        T.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
+    ``spiking`` is the float SNN that ``network`` was rounded from, with the layers of ``cnn``.
     """
     own = [layer.neuron for layer in spiking.layers]
     compensated = [neuron and replace(neuron, amplitude=_threshold_amplitude(neuron)) for neuron in own]
@@ -132,15 +121,7 @@ def intermediate_networks(
         finite = np.where(np.isfinite(neuron.threshold), neuron.threshold, 1.0)
         return _counted(maps, neuron, neuron.initial_potential / finite, timesteps)
 
-    def simulated(real: SpikingNetwork) -> _Rates:
-        amplitudes = [None if layer.neuron is None else layer.neuron.amplitude for layer in real.layers]
-        units = [np.ones(layer.synapse.channels) for layer in real.layers]
-        return _Rates(Simulator(real, Recording(spikes=True), device=device), real, amplitudes, units, timesteps)
-
-    def exported(*, saturates: bool) -> _Rates:
-        simulator = Simulator(network, Recording(spikes=True), device=device, saturates=saturates)
-        return _Rates(simulator, network, network.used_amplitudes, [layer.scale for layer in network.layers], timesteps)
-
+    rates = functools.partial(_Rates, timesteps=timesteps, device=device)
     alive = [
         (own_channels(layer.relay_of), neuron)
         for neuron, layer in zip(neurons, cnn.layers, strict=True)
@@ -153,13 +134,13 @@ def intermediate_networks(
         ("amplitude", is_literal, lambda: chain(clipping)),
         ("levels", True, lambda: chain(nearest)),
         ("initial_potential", not is_half, lambda: chain(from_initial)),
-        ("timing", True, lambda: simulated(replace(uncorrected, poisson_seed=None))),
-        ("input", spiking.poisson_seed is not None, lambda: simulated(uncorrected)),
-        ("correction", any(layer.correction is not None for layer in spiking.layers), lambda: simulated(corrected)),
-        ("reset", spiking.reset == "hard", lambda: simulated(spiking)),
-        ("weights", True, lambda: simulated(_with_rounded_weights(spiking, network))),
-        ("thresholds", True, lambda: exported(saturates=False)),
-        ("saturation", True, lambda: exported(saturates=True)),
+        ("timing", True, lambda: rates(replace(uncorrected, poisson_seed=None))),
+        ("input", spiking.poisson_seed is not None, lambda: rates(uncorrected)),
+        ("correction", any(layer.correction is not None for layer in spiking.layers), lambda: rates(corrected)),
+        ("reset", spiking.reset == "hard", lambda: rates(spiking)),
+        ("weights", True, lambda: rates(_with_rounded_weights(spiking, network))),
+        ("thresholds", True, lambda: rates(network, saturates=False)),
+        ("saturation", True, lambda: rates(network, saturates=True)),
     ]
     return tuple(Intermediate(cause, made()) for cause, differs, made in found if differs)
 
@@ -168,16 +149,17 @@ class _Rates:
     """The simulated activations of a network as a function of images."""
 
     def __init__(
-        self,
-        simulator: Simulator,
-        network: SpikingNetwork | QuantizedNetwork,
-        amplitudes: Sequence[Array | None],
-        units: Sequence[Array],
-        timesteps: int,
+        self, network: SpikingNetwork | QuantizedNetwork, timesteps: int, device: str, *, saturates: bool = True
     ) -> None:
-        self._simulator, self._timesteps = simulator, timesteps
-        self._spikes = [amplitude is not None for amplitude in amplitudes]
+        self._simulator = Simulator(network, Recording(spikes=True), device=device, saturates=saturates)
+        self._timesteps = timesteps
         self._shapes = [shape if len(shape) == 3 else (*shape, 1, 1) for shape in network.shapes]
+        if isinstance(network, QuantizedNetwork):
+            amplitudes, units = network.used_amplitudes, [layer.scale for layer in network.layers]
+        else:
+            amplitudes = tuple(None if layer.neuron is None else layer.neuron.amplitude for layer in network.layers)
+            units = [np.ones(layer.synapse.channels) for layer in network.layers]
+        self._spikes = [amplitude is not None for amplitude in amplitudes]
         # Value of a spike, or of a unit of the last layer's potential.
         self._factors = [
             ((unit if amplitude is None else amplitude) / timesteps).astype(np.float32)

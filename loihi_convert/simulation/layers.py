@@ -547,10 +547,8 @@ class RateErrors(NamedTuple):
 
     @property
     def amplitude_factors(self) -> Array:
-        """The factor on the rate that minimizes the error, ``(G, C)``; 1 if nothing fires.
-
-        With r the rate and x the activation, sum (f r - x)^2 is smallest at f = sum r x / sum r^2.
-        """
+        """The factor on the rate that minimizes the error, ``(G, C)``; 1 if nothing fires."""
+        # With r the rate and x the activation, sum (f r - x)^2 is smallest at f = sum r x / sum r^2.
         return np.divide(self._products, self.rates, out=np.ones_like(self.rates), where=self.rates > 0)
 
     @property
@@ -568,20 +566,10 @@ class RateErrors(NamedTuple):
 def rate_errors(
     spec: LayerSpec, currents: Array, activations: Array, thresholds: Array, initial_potentials: Array, timesteps: int
 ) -> RateErrors:
-    """Return the errors of firing rates against activations for several thresholds and initial potentials.
+    """Return the errors of firing rates over T steps against ``activations``, float32 ``(B, neurons)``.
 
-    Parameters
-    ----------
-    spec
-        The layer; its own thresholds and initial potentials are ignored.
-    currents
-        float32 ``(B, T, neurons)``, or ``(B, 1, neurons)`` if they are constant; without the bias.
-    activations
-        float32 ``(B, neurons)``: the desired rates.
-    thresholds, initial_potentials
-        float64 ``(G, C)``, the thresholds positive: G pairs for each channel.
-    timesteps
-        T.
+    ``currents``, without the bias, are as in `CpuLayer.fire`. There is one result for each of ``thresholds``, positive,
+    and ``initial_potentials``, float64 ``(G, C)``, which replace those of ``spec``.
     """
     repeats = spec.size // thresholds.shape[1]
     tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))

@@ -165,10 +165,7 @@ def cnn_scores(network: ReluNetwork, images: ImageArray | Shard) -> Array:
 
 
 def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
-    """Return the input current of each neuron: float32 ``(B, *shape)`` for inputs ``(B, C, H, W)``.
-
-    ``averages``: whether pooling averages (floating point) or sums (integers).
-    """
+    """Return input currents, float32 ``(B, *shape)``, for ``(B, C, H, W)``; pooling ``averages``, or sums."""
     operator = convolution_of(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
     found = operator(sum_pool(channels_last(inputs), synapse.pool))
     return _as_in_torch(_with_bias(found, synapse), synapse.output_shape(inputs.shape[1:]))

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -126,7 +126,8 @@ class Simulator:
         bit.
         """
         if isinstance(images, Shard):
-            first_image, images = first_image + images.first, np.asarray(images.images)
+            first_image += images.first
+        images = np.asarray(images)
         if self._is_integer:
             images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
         else:
@@ -175,23 +176,48 @@ class Simulator:
 
 def outputs(
     network: SpikingNetwork | QuantizedNetwork,
-    images: ImageArray | Shard,
+    images: ImageArray,
+    timesteps: int,
+    *,
+    device: str = "cpu",
+    first_image: int = 0,
+    progress: Progress = no_progress,
+) -> Array:
+    """Return the outputs after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
+
+    The last layer's potentials (in weight units, for integers) or, if it has neurons, their spike counts since the
+    first step. float64 if potentials have two digits. ``first_image`` is as in `Simulator.run`.
+    """
+    shown = images if isinstance(images, DividedImages) else Shard(first_image, images)
+    return _outputs(network, shown, timesteps, {"device": device}, progress=progress)
+
+
+def last_outputs(
+    network: SpikingNetwork | QuantizedNetwork,
+    images: ImageArray,
     timesteps: int,
     *,
     device: str = "cpu",
     neuron: NeuronModel | None = None,
-    first_image: int = 0,
+) -> Array:
+    """Return `outputs` after the last step, ``(N, classes)``; ``neuron`` is as in `Simulator`."""
+    found = _outputs(network, images, timesteps, {"device": device, "neuron": neuron}, only_last=True)
+    return np.asarray(found[:, 0])
+
+
+def _outputs(
+    network: SpikingNetwork | QuantizedNetwork,
+    images: ImageArray | Shard,
+    timesteps: int,
+    simulated: Mapping[str, Any],
+    *,
     only_last: bool = False,
     progress: Progress = no_progress,
 ) -> Array:
-    """Return the outputs after each step, or ``only_last``: float32 ``(N, T, classes)`` for uint8 ``images``.
-
-    The last layer's potentials (in weight units, for integers) or, if it has neurons, their spike counts since the
-    first step. float64 if potentials have two digits. ``neuron`` is as in `Simulator`, ``first_image`` as in its `run`.
-    """
+    """As `outputs`; ``simulated`` are options of the `Simulator`."""
     if isinstance(images, DividedImages):
-        own = {"network": network, "timesteps": timesteps, "device": device, "neuron": neuron, "only_last": only_last}
-        return joined_parts(images.parts(outputs, progress, **own))
+        own = {"network": network, "timesteps": timesteps, "simulated": simulated, "only_last": only_last}
+        return joined_parts(images.parts(_outputs, progress, **own))
     counts = network.readout == "spikes"
     has_digits = isinstance(network, QuantizedNetwork) and bool(network.low_bits)
     shape = (len(images), 1 if only_last else timesteps, *network.shapes[-1])
@@ -208,21 +234,9 @@ def outputs(
             # Blocks of the same images come in the order of their steps.
             found[block.images, 0] = values[:, -1]
 
-    simulator = Simulator(network, device=device, neuron=neuron)
-    simulator.run(images, timesteps, take, first_image=first_image, progress=progress)
+    simulator = Simulator(network, **simulated)
+    simulator.run(images, timesteps, take, progress=progress)
     return np.asarray(found.cumsum(axis=1, dtype=found.dtype)) if counts else found
-
-
-def last_outputs(
-    network: SpikingNetwork | QuantizedNetwork,
-    images: ImageArray,
-    timesteps: int,
-    *,
-    device: str = "cpu",
-    neuron: NeuronModel | None = None,
-) -> Array:
-    """Return `outputs` after the last step, ``(N, classes)``."""
-    return np.asarray(outputs(network, images, timesteps, device=device, neuron=neuron, only_last=True)[:, 0])
 
 
 @dataclass(frozen=True, eq=False)
