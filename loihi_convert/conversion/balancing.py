@@ -253,7 +253,7 @@ def correct_biases(
     cnn, network
         The CNN, and what `balance` made of it, with compensated amplitudes.
     images
-        Calibration images, of which `calibration_subset` is used, and in each layer `fitted_images`.
+        Calibration images; `calibration_subset` is used, and in each layer `fitted_images`.
     keeps_potentials
         Whether to leave the initial potentials as they are.
     """
@@ -283,7 +283,6 @@ def correct_biases(
     for layer in network.layers:
         # The first layer's current equals the CNN's, with Poisson input on average.
         correction = None if not layers else -simulation.mean_excess(layers, progress=report)
-        # A relay repeats spikes exactly; it needs no correction.
         relays = is_relay(layer.relay_of, layer.synapse.channels)
         if correction is not None:
             correction = np.where(relays, 0.0, correction)

@@ -286,10 +286,7 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         return index == 0 and self.poisson_seed is None
 
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
-        """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
-
-        ``outputs`` are as in `RunResult.outputs`, read after ``timesteps``: one number, or an array that broadcasts.
-        """
+        """Return `RunResult.outputs`, read after ``timesteps``, in the CNN's units: x `output_scale` / T + offset."""
         offset = self.layers[-1].offset
         found = np.asarray(outputs * self.output_scale / timesteps)
         return found if offset is None else found + offset

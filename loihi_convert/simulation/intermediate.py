@@ -85,10 +85,7 @@ class Intermediate(NamedTuple):
 def intermediate_networks(
     cnn: ReluNetwork, spiking: SpikingNetwork, network: QuantizedNetwork, timesteps: int, *, device: str = "cpu"
 ) -> tuple[Intermediate, ...]:
-    """Return the networks between ``cnn`` and ``network``, in order; the last one is ``network``, that of the file.
-
-    ``spiking`` is the float SNN that ``network`` was rounded from, with the layers of ``cnn``.
-    """
+    """Return the networks between ``cnn`` and ``network``, that of the file; it was rounded from ``spiking``."""
     own = [layer.neuron for layer in spiking.layers]
     compensated = [neuron and replace(neuron, amplitude=_threshold_amplitude(neuron)) for neuron in own]
     # A fitted amplitude belongs to the hard reset; before that change it is the threshold.

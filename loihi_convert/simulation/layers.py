@@ -327,10 +327,7 @@ class CpuLayer:
         self.fire(None, torch.empty(0, 1, self._count, dtype=torch.float32, device="cpu"), 1, Recording())
 
     def currents_of(self, inputs: Tensor) -> Tensor:
-        """Return float32 ``(B, T, neurons)``, without the bias, for inputs ``(B, T, H', W', C)`` on any device.
-
-        The inputs are already summed over the windows of the pooling before the synapse.
-        """
+        """Return float32 ``(B, T, neurons)``, without bias, for pooled inputs ``(B, T, H', W', C)`` on any device."""
         maps = inputs.numpy()
         currents = self._synapse(maps.reshape(-1, *maps.shape[2:]))
         return torch.from_numpy(currents.reshape(*maps.shape[:2], -1))

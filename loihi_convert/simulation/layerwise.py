@@ -61,6 +61,8 @@ _Found = TypeVar("_Found")
 class GrowingSimulation:
     """The layers of ``network`` with known thresholds, on ``images``, for ``timesteps`` steps.
 
+    ``fixed`` are the layers with known thresholds: none at the first call, then the same or more at each call.
+
     Parameters
     ----------
     network
@@ -103,10 +105,7 @@ class GrowingSimulation:
         self._activation_sums: list[Array] = []
 
     def largest_currents(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
-        """Return the largest current of each channel of the layer after ``fixed``: float64 ``(C_out,)``.
-
-        ``fixed`` are the layers with known thresholds: none at the first call, then the same or more at each call.
-        """
+        """Return the largest current of each channel of the layer after ``fixed``: float64 ``(C_out,)``."""
         return np.asarray(np.maximum.reduce(self._of_parts(progress, LayerwisePart.largest_currents, fixed)))
 
     def rate_errors(
@@ -118,12 +117,8 @@ class GrowingSimulation:
         correction: Array | None = None,
         progress: Progress = no_progress,
     ) -> RateErrors:
-        """Return the errors of the rates of the layer after ``fixed`` against the CNN's activations.
-
-        There is one result for each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see
-        `layers.rate_errors`. ``fixed`` is as in `largest_currents`; ``correction``, ``(C_out,)``, is added to the
-        layer's bias.
-        """
+        """Return `layers.rate_errors` of the layer after ``fixed``, to whose bias ``correction``, ``(C_out,)``, is added,
+        against the CNN's activations."""
         assert self.whole, "a rate needs all steps"
         parts = self._of_parts(progress, LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
         return total(itertools.chain.from_iterable(parts))
