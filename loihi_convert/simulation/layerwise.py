@@ -117,7 +117,7 @@ class GrowingSimulation:
         correction: Array | None = None,
         progress: Progress = no_progress,
     ) -> RateErrors:
-        """Return `layers.rate_errors` of the layer after ``fixed``, with ``correction``, ``(C_out,)``, added to its bias,
+        """Return `layers.rate_errors` of the layer after ``fixed``, ``correction``, ``(C_out,)``, added to its bias,
         against the CNN's activations."""
         assert self.whole, "a rate needs all steps"
         parts = self._of_parts(progress, LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
