@@ -55,8 +55,8 @@ def test_channels_joined_are_the_histogram_of_all_their_values(values: Array, pe
     assert np.array_equal(joined.percentile(percentile), together.percentile(percentile))
 
 
-def test_without_bins_the_largest_value_is_known() -> None:
-    found = histogram(np.array([[1.5, -1.0], [np.inf, -2.0], [0.5, 0.0]], np.float32), 0)
+def test_the_largest_value_is_known_exactly() -> None:
+    found = histogram(np.array([[1.5, -1.0], [np.inf, -2.0], [0.5, 0.0]], np.float32))
     assert found.percentile(100).tolist() == [np.inf, 0]
 
 

@@ -57,9 +57,6 @@ def test_algorithm_2_by_hand() -> None:
     literal = balance(
         chain_of(2, 3, 1), images, 3, BalanceOptions(method="ngu-lee", amplitude="literal", initial_potential="zero")
     )
-    assert compensated.layers[0].neuron is not None
-    assert compensated.layers[1].neuron is not None
-    assert literal.layers[1].neuron is not None
     assert compensated.layers[0].neuron.threshold == pytest.approx(2)
     assert compensated.layers[1].neuron.threshold == pytest.approx(6)
     assert literal.layers[1].neuron.threshold == pytest.approx(3)
@@ -75,7 +72,6 @@ def test_a_spiking_readout_has_one_threshold_for_all_classes() -> None:
     network = ReluNetwork((1, 1, 1), (ReluLayer("fc", Dense(np.array([[2.0], [-1.0]]))),))
     spiking = balance(network, pixels(102, 255), 3, BalanceOptions(method="ngu-lee", readout="spikes"))
     neuron = spiking.layers[0].neuron
-    assert neuron is not None
     assert neuron.threshold == pytest.approx([2, 2])
     assert (spiking.readout, balance(network, pixels(255), 3, BalanceOptions(method="ngu-lee")).readout) == (
         "spikes",
@@ -85,7 +81,6 @@ def test_a_spiking_readout_has_one_threshold_for_all_classes() -> None:
     by_percentile = balance(
         network, pixels(102, 255), 3, BalanceOptions(method="percentile", percentile=50, readout="spikes")
     )
-    assert by_percentile.layers[0].neuron is not None
     # Activations 0.8 and 2.0 of the first class: the lower one is their 50th percentile.
     assert by_percentile.layers[0].neuron.threshold == pytest.approx([0.8, 0.8], abs=2 / 2048)
 
@@ -109,8 +104,6 @@ def test_thresholds_depend_on_t_because_layers_before_spike() -> None:
         .neuron
         for steps in (2, 3)
     )
-    assert short is not None
-    assert long is not None
     assert short.threshold == pytest.approx(0.6)
     assert long.threshold == pytest.approx(1.0)
 
@@ -121,7 +114,6 @@ def test_alpha_scales_and_half_starts_in_the_middle() -> None:
         .layers[0]
         .neuron
     )
-    assert neuron is not None
     assert (neuron.threshold, neuron.initial_potential, neuron.amplitude) == (0.5, 0.25, 0.5)
 
 
@@ -150,14 +142,12 @@ def test_per_channel_percentile_of_positive_activations() -> None:
     )
     network = ReluNetwork((1, 1, 1), layers)
     neuron = balance(network, pixels(*values), 4, BalanceOptions(method="percentile", percentile=90)).layers[0].neuron
-    assert neuron is not None
     # A bin of the histogram is at most 1/2048 of the maximum.
     assert neuron.threshold[0] == pytest.approx(0.90, abs=1 / 2048)
     assert neuron.threshold[2] == pytest.approx(1.80, abs=2 / 2048)
     assert np.isinf(neuron.threshold[1])
     assert neuron.amplitude[1] == 0
     full = balance(network, pixels(*values), 4, BalanceOptions(method="percentile", percentile=100)).layers[0].neuron
-    assert full is not None
     assert full.threshold[0] == pytest.approx(1.0, rel=1e-6)
 
 
@@ -170,7 +160,6 @@ def test_a_percentile_is_that_of_the_first_images_and_a_maximum_that_of_all(monk
     for percentile, expected in ((50, 50 / 255), (100, 1)):
         options = BalanceOptions(method="percentile", percentile=percentile)
         neuron = balance(network, images, 4, options).layers[0].neuron
-        assert neuron is not None
         assert neuron.threshold == pytest.approx([expected], abs=1 / 2048)
 
 
@@ -183,7 +172,6 @@ def test_dead_channels_never_fire_and_send_nothing() -> None:
         .layers[0]
         .neuron
     )
-    assert neuron is not None
     assert neuron.threshold[1:].tolist() == [np.inf, np.inf]
     assert neuron.amplitude[1:].tolist() == [0, 0]
     assert neuron.initial_potential[1:].tolist() == [0, 0]
@@ -257,7 +245,6 @@ def test_neurons_are_the_published_ones_unless_given(options: dict[str, Any], re
 def test_help_shows_every_option_and_its_default() -> None:
     shown = pydoc.plain(pydoc.render_doc(balance))
     documented = inspect.getdoc(BalanceOptions)
-    assert documented is not None
     for field in fields(BalanceOptions):
         assert f"{field.name}={field.default!r}" in shown
         assert f"\n{field.name}\n" in documented
@@ -300,7 +287,6 @@ def test_least_squares_finds_the_best_of_its_candidates(timesteps: int, initial_
     balanced = balance(
         network, images, timesteps, BalanceOptions(method="least-squares", initial_potential=initial_potential)
     )
-    assert balanced.layers[0].neuron is not None
     errors = {}
     for candidate in np.minimum(methods._CANDIDATES * activations.max(), ceiling):
         threshold = np.array([candidate])
@@ -320,7 +306,6 @@ def test_least_squares_lowers_thresholds_where_steps_are_few() -> None:
     thresholds = []
     for timesteps in (1, 4, 32):
         neuron = balance(chain_of(1, 1), images, timesteps, BalanceOptions(method="least-squares")).layers[0].neuron
-        assert neuron is not None
         thresholds.append(float(neuron.threshold[0]))
     assert thresholds == sorted(thresholds)
     # E (x - theta [x >= theta / 2])^2 over x in 0..1 is theta^3 / 12 + (1 - theta)^3 / 3, least at theta = 2 / 3.
@@ -338,7 +323,6 @@ def test_least_squares_fits_the_amplitude_to_a_hard_reset() -> None:
 
     def neuron(timesteps: int, reset: Reset) -> IntegrateAndFire:
         balanced = balance(chain_of(1, 1), images, timesteps, BalanceOptions(method="least-squares", reset=reset))
-        assert balanced.layers[0].neuron is not None
         assert not balanced.layers[0].neuron.is_literal
         return balanced.layers[0].neuron
 
@@ -362,7 +346,6 @@ def test_literal_spikes_are_known_by_their_amplitude() -> None:
 
 def test_least_squares_leaves_dead_channels_dead() -> None:
     balanced = balance(chain_of(-1, 1), pixels(100, 200), 4, BalanceOptions(method="least-squares"))
-    assert balanced.layers[0].neuron is not None
     assert np.isinf(balanced.layers[0].neuron.threshold).all()
 
 
@@ -396,7 +379,6 @@ def test_every_method_has_a_line_and_a_new_one_needs_a_function_and_a_line(monke
 
     monkeypatch.setitem(methods.METHODS, "rmp", methods.BalancingMethod(constant))
     found = balance(two_channels(), pixels(102, 255), 3, BalanceOptions(method="rmp"))
-    assert found.layers[0].neuron is not None
     assert found.layers[0].neuron.threshold.tolist() == [3, 3]
 
 
@@ -407,7 +389,6 @@ def test_counts_of_classes_are_worth_the_same_with_a_hard_reset() -> None:
         cnn, pixels(*range(0, 255, 5)), 4, BalanceOptions(method="least-squares", reset="hard", readout="spikes")
     )
     neuron = spiking.layers[-1].neuron
-    assert neuron is not None
     assert len(set(neuron.threshold)) == 1
     assert np.array_equal(neuron.amplitude, neuron.threshold)
 

@@ -197,9 +197,6 @@ def test_onto_the_grids_by_hand() -> None:
     neuron = IntegerNeuron(threshold, threshold // 2)
     synapse = Dense(np.array([[1], [1], [1], [0]]), np.array([-300, 5, 0, 0]))
     found = snap_to_chip_grid(QuantizedLayer("hidden", synapse, neuron, np.ones(4), balanced=real))
-    assert found.threshold is not None
-    assert found.initial_potential is not None
-    assert found.bias is not None
     assert found.threshold.tolist() == [1000, 12, 4, limits.NEVER_FIRES]
     assert found.initial_potential.tolist() == [500, 6, 2, 0]
     assert found.bias.tolist() == [-300, 4, 0, 0]
@@ -214,8 +211,6 @@ def test_levels_far_apart_become_all_odd_by_hand() -> None:
         "hidden", Dense(np.ones((2, 1), int)), IntegerNeuron(threshold, np.array([101, 0])), np.ones(2), balanced=real
     )
     found = snap_to_chip_grid(layer)
-    assert found.threshold is not None
-    assert found.initial_potential is not None
     assert (found.threshold.tolist(), found.initial_potential.tolist()) == ([12_928, 128], [100, 0])
 
 
@@ -231,7 +226,6 @@ def test_levels_of_a_layer_are_brought_together() -> None:
         SpikingNetwork((2, 1, 1), layers, 2, "soft"), images, QuantizeOptions(pixel_bits=1, target="loihi2")
     )
     first = network.layers[0]
-    assert first.threshold is not None
     large, small = first.threshold.tolist()
     assert small == 128
     assert 0.99 * 16382 < large - small <= 16382

@@ -10,7 +10,7 @@ from torch import nn
 
 from loihi_convert.backends.reference import run_network
 from loihi_convert.conversion import agreement, balancing
-from loihi_convert.conversion.agreement import Agreement, measure_of, measured_agreement
+from loihi_convert.conversion.agreement import Agreement, agreement_of, measure_of, real_outputs
 from loihi_convert.conversion.balancing import balance, choose_method
 from loihi_convert.conversion.flow import to_integers
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
@@ -96,7 +96,9 @@ def test_literal_spikes_leave_one_method() -> None:
 
 def test_the_note_names_what_was_chosen_measured_and_tried() -> None:
     made = to_integers(random_cnn(0), images(60), 16)
-    agreement = measured_agreement(random_cnn(0), made.quantized, images(60)[30:])
+    tried = images(60)[30:]
+    scores = cnn_scores(random_cnn(0), tried)
+    agreement = agreement_of(real_outputs(made.quantized, tried), scores, measure_of("classification"))
     assert made.agreement == agreement
     note = made.notes[0]
     assert note.startswith(f"`method='auto'`: {made.trials[0].name} for T = 16; the quantized network agrees with ")

@@ -90,12 +90,11 @@ def test_every_message_of_a_graded_file_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], wrong: int
 ) -> None:
     graded = graded_network()
-    netx.write_graded(graded, tmp_path / "model.net")
+    netx.write(graded, tmp_path / "model.net")
 
     def stock(_python: str, _script: str, _file: Path, frames: Path, spike_exp: int, sent: Path) -> None:
         assert spike_exp == graded.spike_exp
         inputs, fc = run_graded(graded, np.load(frames), is_stream=True, trace=True).traces
-        assert inputs.spikes is not None
         messages = inputs.spikes.reshape(20, -1).copy()
         messages[3, :wrong] += 1
         np.savez(sent, layer0=messages, layer1=fc.potentials.reshape(20, -1))
@@ -112,7 +111,7 @@ def test_every_message_of_a_graded_file_is_counted(
 def test_an_interpreter_without_lava_dl_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], python: str
 ) -> None:
-    netx.write_graded(graded_network(), tmp_path / "model.net")
+    netx.write(graded_network(), tmp_path / "model.net")
     monkeypatch.setattr(sys, "argv", ["", str(tmp_path / "model.net"), "--images", "2", "--python", python])
     assert tool.main() == PlatformError.exit_code
     message = capsys.readouterr().err

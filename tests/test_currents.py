@@ -1,4 +1,4 @@
-"""Currents of batches: every arithmetic against int64, and which is chosen."""
+"""convolution_of of batches: every arithmetic against int64, and which is chosen."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from loihi_convert.simulation import currents as module
 from loihi_convert.simulation.currents import (
     MAX_BYTE,
     Convolution,
-    Currents,
     Geometry,
+    convolution_of,
     exact_products,
     has_fast_int8,
     sum_dtype,
@@ -48,7 +48,7 @@ def test_equal_int64(case: Case, seed: int) -> None:
     shapes = (network.input_shape, *network.shapes)
     rng = np.random.default_rng(seed)
     for layer, shape in zip(network.layers, shapes[:-1], strict=True):
-        operator = Currents(layer.synapse, shape, averages=False, takes_spikes=True)
+        operator = convolution_of(layer.synapse, shape, averages=False, takes_spikes=True)
         groups = layer.synapse.groups if isinstance(layer.synapse, Conv) else 1
         is_fast = onednn_is_right(layer.synapse, shape) and has_fast_int8(layer.synapse.weight, groups)
         assert operator.uses_int8 == (HAS_INT8 and is_fast)
@@ -56,7 +56,7 @@ def test_equal_int64(case: Case, seed: int) -> None:
         expected = np.stack([oracle.current(without_bias(layer.synapse), image) for image in spikes])
         maps = spikes.reshape(2, *shape, *(1,) * (3 - len(shape))).transpose(0, 2, 3, 1)
         pooled = sum_pool(np.ascontiguousarray(maps, np.float32), layer.synapse.pool)
-        in_float32 = Currents(layer.synapse, shape, averages=False, takes_spikes=False)
+        in_float32 = convolution_of(layer.synapse, shape, averages=False, takes_spikes=False)
         for found in (operator(pooled.astype(sum_dtype(layer.synapse.pool))), in_float32(pooled)):
             assert found.dtype == np.float32
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
@@ -149,7 +149,7 @@ def test_a_dilation_that_jumps_over_the_map(
     rng = np.random.default_rng(0)
     conv = Conv(rng.integers(-127, 128, weight_shape), padding=padding, dilation=dilation)
     spikes = rng.integers(0, 2, (2, *shape))
-    operator = Currents(conv, shape, averages=False, takes_spikes=True)
+    operator = convolution_of(conv, shape, averages=False, takes_spikes=True)
     assert not operator.uses_int8
     found = operator(np.ascontiguousarray(spikes.transpose(0, 2, 3, 1), np.uint8))
     assert np.array_equal(found.transpose(0, 3, 1, 2), np.stack([oracle.current(conv, image) for image in spikes]))
@@ -160,7 +160,7 @@ def test_where_onednn_errs_float32_is_right() -> None:
     rng = np.random.default_rng(0)
     conv = Conv(rng.integers(-127, 128, (16, 3, 1, 5)), stride=(2, 3))
     images = rng.integers(0, 256, (64, 10, 5, 3))
-    found = Currents(conv, (3, 10, 5), averages=False, takes_spikes=False)(images.astype(np.float32))
+    found = convolution_of(conv, (3, 10, 5), averages=False, takes_spikes=False)(images.astype(np.float32))
     expected = np.stack([oracle.current(conv, image) for image in images.transpose(0, 3, 1, 2)])
     assert np.array_equal(found.transpose(0, 3, 1, 2), expected)
 
@@ -186,7 +186,7 @@ def test_int8_only_where_it_is_exact_on_every_processor(
 ) -> None:
     assert MAX_BYTE == 129
     shape: Shape = (1, pool[0], pool[1] * 2)
-    operator = Currents(
+    operator = convolution_of(
         Conv(np.full((1, 1, 1, 1), 127), pool=pool), shape, averages=averages, takes_spikes=takes_spikes
     )
     assert operator.uses_int8 == (is_int8 and HAS_INT8)
@@ -209,7 +209,7 @@ def test_a_torch_without_or_with_wrong_int8_falls_back_to_float32(monkeypatch: p
 
     monkeypatch.setattr(module, "_Int8", Violation)
     monkeypatch.setattr(module, "_COMPARED", set())
-    operator = Currents(Conv(np.ones((1, 1, 1, 1))), (1, 4, 4), averages=False, takes_spikes=True)
+    operator = convolution_of(Conv(np.ones((1, 1, 1, 1))), (1, 4, 4), averages=False, takes_spikes=True)
     assert operator.uses_int8 == (broken == "wrong for one")
     assert operator(np.ones((1, 4, 4, 1), np.uint8)).sum() == 16
     assert operator(np.ones((1, 4, 4, 1), np.uint8)).sum() == 16
@@ -261,7 +261,7 @@ def test_a_shape_is_compared_with_float32_once(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(module, "_COMPARED", set())
     maps = np.ones((3, 4, 4, 1), np.uint8)
     for weight in (1, 5):
-        operator = Currents(Conv(np.full((1, 1, 3, 3), weight)), (1, 4, 4), averages=False, takes_spikes=True)
+        operator = convolution_of(Conv(np.full((1, 1, 3, 3), weight)), (1, 4, 4), averages=False, takes_spikes=True)
         for inputs in (maps, maps, maps[:1]):
             assert (operator(inputs) == 9 * weight).all()
     assert sizes == ([2, 3, 1, 2] if HAS_INT8 else [3, 3, 1] * 2)
@@ -308,10 +308,10 @@ def test_settings_that_round_change_no_integer(autocast: bool) -> None:
             given = values.reshape(4, *shape)
             expected = np.stack([oracle.current(synapse, one) for one in given])
             pixels = np.ascontiguousarray(values.transpose(0, 2, 3, 1), np.float32)
-            found = Currents(synapse, shape, averages=False, takes_spikes=False)(pixels)
+            found = convolution_of(synapse, shape, averages=False, takes_spikes=False)(pixels)
             assert np.array_equal(found.transpose(0, 3, 1, 2).reshape(expected.shape), expected)
             assert np.array_equal(weighted(synapse, given), expected)
-            assert Currents(synapse, shape, averages=False, takes_spikes=True).uses_int8 == HAS_INT8
+            assert convolution_of(synapse, shape, averages=False, takes_spikes=True).uses_int8 == HAS_INT8
 
 
 @pytest.mark.parametrize("name", ["ONEDNN_DEFAULT_FPMATH_MODE", "DNNL_DEFAULT_FPMATH_MODE"])

@@ -87,7 +87,6 @@ def test_first_difference_names_the_place() -> None:
     assert first_difference(result, other) is None
     other.traces[1].potentials[2, 3].flat[0] += 1
     found = first_difference(result, other)
-    assert found is not None
     assert found.startswith("layer 1 potential of image 2 at T = 4, index (0")
     assert found.endswith("1 of " + f"{other.traces[1].potentials.size} differ)")
     other.potentials[0, 0, 1] -= 1

@@ -131,7 +131,6 @@ def with_spiking_readout(network: QuantizedNetwork) -> QuantizedNetwork:
 def with_hard_reset(network: QuantizedNetwork) -> QuantizedNetwork:
     """The same weights and thresholds in Lava's own LIF, which starts at 0."""
     first, last = network.layers
-    assert first.neuron is not None
     plain = replace(first, neuron=IntegerNeuron(first.neuron.threshold, 0 * first.neuron.initial_potential))
     return replace(network, reset="hard", layers=(plain, last))
 
@@ -479,9 +478,9 @@ def test_files_without_relays_say_nothing_of_them(tmp_path: Path) -> None:
         ([-1, -1, -1, 0, 1, 2, 4], "repeats"),
         # A channel with weights of its own.
         ([0, -1, -1, 0, 1, 2, 3], "more than one weight"),
-        ([-2, -1, -1, 0, 1, 2, 3], "a channel index or -1"),
+        ([-2, -1, -1, 0, 1, 2, 3], "a channel index or -1 for each"),
         ([-1, -1, -1, 0, 1, 2], "relay_of must be int"),
-        ([[-1, -1, -1, 0, 1, 2, 3]], "a channel index or -1"),
+        ([[-1, -1, -1, 0, 1, 2, 3]], "a channel index or -1 for each"),
         ([-1.0, -1, -1, 0, 1, 2, 3], "must be integers"),
         # No relay at all is not written.
         ([-1] * 7, "unexpected in a file"),
@@ -499,7 +498,6 @@ def test_a_relay_whose_threshold_was_changed_is_refused(tmp_path: Path) -> None:
     """The integers of the file still agree with one another, but spikes would be lost."""
     path = file_with_relays(tmp_path)
     thresholds = residual_network().layers[1].threshold
-    assert thresholds is not None
     overwrite(path, "/layer/2/neuron/vThMant", thresholds)
     with pytest.raises(NetxError, match="a relay's weight must equal its threshold") as caught:
         netx.read(path)

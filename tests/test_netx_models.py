@@ -428,7 +428,6 @@ def test_what_lies_in_netx_models_is_what_its_card_says(tool: ModuleType, folder
             stored = netx.read_stored(folder / item["file"])
             assert stored.integers_sha256 == item["integers_sha256"]
             network = stored.network
-            assert network is not None
             assert network.timesteps == item["timesteps"]
             assert network.provenance["model"]["file"] == item["checkpoint"]
     for item in checkpoints:

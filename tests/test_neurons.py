@@ -17,7 +17,6 @@ from loihi_convert.simulation.layers import (
     CpuLayer,
     LayerBlock,
     LayerSpec,
-    NeuronTensors,
     RateErrors,
     Recording,
     one_step,
@@ -234,7 +233,7 @@ def test_the_kernels_equal_one_step_in_plain_tensors(model: NeuronModel, is_last
     )
     currents = rng.integers(-90000, 90000, (3, 40, 24)).astype(np.float32)
     pooled, block = Neurons(neurons).fire(None, currents, 40, EVERYTHING)
-    tensors = NeuronTensors.of(neurons, "cpu")
+    tensors = neurons.neurons.on("cpu")
     states = tensors.initial.repeat(3, 1)
     for step in range(40):
         states, potentials, spikes = one_step(tensors, states, torch.from_numpy(currents[:, step]))

@@ -52,7 +52,6 @@ def largest_currents(spiking: SpikingNetwork, images: Array, timesteps: int) -> 
     blocks: list[Block] = []
     Simulator(spiking, Recording(spikes=True)).run(images, timesteps, blocks.append)
     for index, layer in enumerate(spiking.layers[:-1]):
-        assert layer.neuron is not None
         spikes = np.zeros((len(images), timesteps, *spiking.shapes[index]))
         for block in blocks:
             recorded = block.layers[index].spikes
@@ -79,9 +78,6 @@ def test_conditions_on_the_scales(seed: int, timesteps: int, weight_bits: int, p
     bound = 2 ** (weight_bits - 1) - 1
     largest = largest_currents(spiking, images, timesteps)
     for layer, source, current in zip(network.layers[:-1], spiking.layers, largest, strict=False):
-        assert source.neuron is not None
-        assert layer.threshold is not None
-        assert layer.initial_potential is not None
         widest = np.abs(layer.weight).reshape(layer.synapse.channels, -1).max(axis=1)
         reach = layer.threshold + HEADROOM * current / layer.scale
         alive = np.isfinite(source.neuron.threshold)
@@ -132,7 +128,6 @@ def test_weights_contain_the_amplitude_after_rounding(amplitude: str) -> None:
         SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255), QuantizeOptions(weight_bits=3, pixel_bits=1)
     )
     first, last = network.layers
-    assert first.threshold is not None
     # |w_q| = 3: scales 0.3 and 0.2 / 3; thresholds 1 / 0.3 = 3.33 -> 3 and 0.37 x 15 = 5.55 -> 6.
     assert first.weight.ravel().tolist() == [3, 3]
     assert first.threshold.tolist() == [3, 6]
@@ -168,9 +163,7 @@ def test_a_spiking_readout_keeps_one_scale_and_one_threshold(seed: int, reset: R
     spiking = balance(random_cnn(seed), images, 16, BalanceOptions(method="ngu-lee", readout="spikes", reset=reset))
     network = quantize(spiking, images)
     last = network.layers[-1]
-    assert last.threshold is not None
     assert len(np.unique(last.scale)) == len(np.unique(last.threshold)) == 1
-    assert spiking.layers[-1].neuron is not None
     assert last.threshold * last.scale == pytest.approx(spiking.layers[-1].neuron.threshold, abs=0.51 * last.scale[0])
     # Potentials of neurons stay in range for any number of steps.
     assert network.max_timesteps == MAX_TIMESTEPS
@@ -274,7 +267,6 @@ def test_a_bias_fits_the_16_bits_of_lavas_lif() -> None:
     """Bias 2, weight 1: s = 2 x 255 / 32767, so that the weight is 32767 / 510 = 64.2. At 127 the bias is 64,770."""
     images, options = np.full((1, 1, 1, 1), 255, np.uint8), QuantizeOptions(pixel_bits=8)
     network = quantize(one_neuron(np.ones((1, 1)), 2, 4, "hard"), images, options)
-    assert network.layers[0].bias is not None
     assert (network.layers[0].weight.tolist(), network.layers[0].bias.tolist()) == ([[64]], [32_767])
 
 
@@ -301,7 +293,6 @@ def test_dead_channels_are_listed_and_silent() -> None:
     )
     spiking = SpikingNetwork((1, 1, 1), layers, 4, "soft")
     network = quantize(spiking, pixels(255))
-    assert network.layers[0].threshold is not None
     assert network.layers[0].threshold[1] == 131072
     assert network.layers[0].weight.tolist() == [[127], [0]]
     assert network.layers[1].weight[:, 1].tolist() == [0, 0]
@@ -319,7 +310,6 @@ def test_bias_counts_potential_units(bias: float, expected: int) -> None:
         SpikingLayer("output", Dense(np.array([[1.0]])), None),
     )
     network = quantize(SpikingNetwork((1, 1, 1), layers, 4, "soft"), pixels(255))
-    assert network.layers[0].bias is not None
     assert network.layers[0].bias.tolist() == [expected]
 
 
@@ -347,7 +337,6 @@ def test_where_clipping_is_harmless() -> None:
         spiking = balance(random_cnn(3), digits_like(3), 8, options)
         network = quantize(spiking, digits_like(3))
         first, *others = network.layers
-        assert first.neuron is not None
         neuron = replace(first.neuron, threshold=np.full_like(first.neuron.threshold, threshold))
         network = replace(network, layers=(replace(first, neuron=neuron), *others))
         report = report_quantization(network, spiking, digits_like(3))
@@ -386,7 +375,6 @@ def test_the_report_counts_images_that_clip() -> None:
     assert report_quantization(network, spiking, digits_like(3)).layers[0].high_clipped == 0
     # With twice the weights in the first layer even the calibration images exceed the range.
     first = network.layers[0]
-    assert first.neuron is not None
     louder = replace(first, synapse=replace(first.synapse, weight=np.clip(first.weight * 4, -127, 127)))
     costs = report_quantization(replace(network, layers=(louder, *network.layers[1:])), spiking, digits_like(3))
     changed = replace(network, layers=(louder, *network.layers[1:]))
@@ -410,7 +398,6 @@ def test_hard_reset_networks_obey_the_rules_of_lavas_lif(seed: int, timesteps: i
     assert network.reset == "hard"
     assert network.pixel_bits in (4, 5, 6, 7, 8)
     for layer in network.layers[:-1]:
-        assert layer.initial_potential is not None
         assert not layer.initial_potential.any()
         widest = int(np.abs(layer.weight).max())
         spread = layer.largest_synaptic_current
@@ -459,7 +446,6 @@ def test_outputs_of_a_regression_may_lie_far_from_0(target: Target) -> None:
         found.append(network.layers[-1])
     one, other = found
     assert shares[1] == pytest.approx(shares[0], abs=0.01)
-    assert one.offset is not None
     assert other.offset == pytest.approx(one.offset + 2.0**10, abs=0.1)
     assert np.abs(other.weight).max(axis=1).tolist() == np.abs(one.weight).max(axis=1).tolist()
 
@@ -479,7 +465,6 @@ def test_outputs_beyond_float32_have_no_offset() -> None:
     network = quantize(
         SpikingNetwork((1, 2, 1), layers, 4, "soft", task="regression"), np.full((4, 1, 2, 1), 255, np.uint8)
     )
-    assert network.layers[-1].offset is not None
     assert network.layers[-1].offset.tolist() == [0.0]
 
 
@@ -573,7 +558,6 @@ def test_the_unit_of_an_output_of_a_regression_changes_only_its_scale(options: Q
     """With powers of two, so that floating point adds no errors."""
     units, images, cnn = np.array([2.0**10, 1, 2.0**-10, 1]), digits_like(0), random_cnn(5)
     last, found = cnn.layers[-1].synapse, []
-    assert last.bias is not None
     for factors in (np.ones(4), units):
         synapse = replace(last, weight=last.weight * factors[:, np.newaxis], bias=last.bias * factors)
         layers = (*cnn.layers[:-1], replace(cnn.layers[-1], synapse=synapse))

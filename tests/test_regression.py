@@ -24,7 +24,7 @@ from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
-from loihi_convert.ir.provenance import ModelRecord
+from loihi_convert.ir.provenance import ModelRecord, read_record
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.regression import errors
@@ -140,14 +140,11 @@ def test_errors_are_computed_from_potential_x_scale_over_t_plus_offset(
     expected = cnn_scores(as_regression(position), images[:, np.newaxis])
     assert expected == pytest.approx(scores(position, images), rel=1e-5, abs=1e-5)
     regression = result.evaluation.regression
-    assert regression is not None
     assert regression.output_names == ("row", "column")
     readout = converted.network.layers[-1]
-    assert readout.offset is not None
     for point in regression.points:
         found = result.run.potentials[:, point.timesteps - 1] * readout.scale / point.timesteps + readout.offset
         for judged, wanted in ((point.to_targets, targets), (point.to_cnn, expected)):
-            assert judged is not None
             rmse = np.sqrt(np.square(found - wanted).mean(axis=0))
             assert [one.rmse for one in judged.outputs] == pytest.approx(rmse)
             assert [one.r2 for one in judged.outputs] == pytest.approx(r2_by_hand(found, wanted), rel=1e-4)
@@ -212,18 +209,15 @@ def test_one_output_and_without_targets(position: nn.Module) -> None:
 def test_targets_far_from_zero_have_an_r2() -> None:
     far = 1e7 + np.array([-2.0, 0.0, 2.0])
     found = errors(np.stack([far + 1, np.full(3, 1e7)], axis=1), np.stack([far, np.full(3, 0.1)], axis=1))
-    assert found is not None
     assert found.outputs[0].r2 == pytest.approx(1 - 3 / 8)
     assert found.outputs[1].r2 is None
     # Outputs of a CNN, in float32, differ by rounding errors.
     noisy = 1 + 1e-7 * np.array([[-1.0], [0.0], [1.0]])
     computed = errors(noisy, noisy, relative_noise=1e-6)
-    assert computed is not None
     assert computed.mean.r2 is None
     # Smaller than the values by far, but not noise.
     small = 1 + 1e-4 * np.array([[-1.0], [0.0], [1.0]])
     computed = errors(small, small, relative_noise=1e-6)
-    assert computed is not None
     assert computed.mean.r2 == 1
 
 
@@ -284,7 +278,7 @@ def test_the_file_records_a_regression_and_not_a_classification(
     assert len(set(same.network.layers[-1].scale)) == 1
     assert len(set(numbers.network.layers[-1].scale)) == 2
     with pytest.raises(InputError) as caught:
-        ModelRecord(task="ranking")
+        read_record(ModelRecord, {"task": "ranking"})
     assert caught.value.where == "task"
 
 

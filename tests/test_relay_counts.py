@@ -40,8 +40,6 @@ from loihi_convert.simulation.relu import ReluChain, currents
 def test_relays_of_the_residual_network_repeat_every_spike(reset: Reset) -> None:
     result = run_network(residual_network(reset=reset), residual_images(5), 8, trace=True)
     stem, inner = (trace.spikes for trace in result.traces[:2])
-    assert stem is not None
-    assert inner is not None
     assert stem.any()
     assert np.array_equal(inner[:, :, OWN_CHANNELS:], stem)
 
@@ -152,9 +150,6 @@ def test_firing_rates_ignore_relays() -> None:
     result = run_network(network, images, 8, trace=True)
     evaluation = evaluate(result, network)
     stem, inner, outer = (trace.spikes for trace in result.traces[:-1])
-    assert stem is not None
-    assert inner is not None
-    assert outer is not None
     assert [layer.relay_neuron_count for layer in evaluation.layers] == [0, RELAYS * 36, 0, 0]
     assert [layer.neuron_count for layer in evaluation.layers] == [4 * 36, 7 * 36, 4 * 36, 3]
     for point in evaluation.points:
@@ -182,7 +177,6 @@ def test_operations_of_relays_before_a_padded_kernel_are_an_estimate() -> None:
     result = run_network(network, images, 8, trace=True)
     point = evaluate(result, network).points[-1]
     inner = result.traces[1].spikes
-    assert inner is not None
     repeated = inner[:, :, OWN_CHANNELS:]
     exact = (repeated * network.fan_outs[1][OWN_CHANNELS:]).sum() / 5
     # 4 kernels at each of 36 positions: 4 x 16 x 16 of 36 x 36 taps; the rest lies outside the map.
@@ -221,21 +215,16 @@ def test_energy_includes_relays() -> None:
     network, images = residual_network(), residual_images(5)
     result = run_network(network, images, 8)
     evaluation = evaluate(result, network)
-    assert evaluation.energy is not None
     for point, one in zip(evaluation.points, evaluation.energy.estimates, strict=True):
         assert one.membrane_updates == (4 + 7 + 4) * 36 * point.timesteps + 3 * point.timesteps
         assert one.relay_membrane_updates == RELAYS * 36 * point.timesteps
         assert one.relay_spikes == point.relay_spikes_per_image
         assert one.relay_synaptic_operations == point.relay_synaptic_operations
-        assert one.relay_loihi1_joules is not None
-        assert one.relay_spikes is not None
-        assert one.relay_synaptic_operations is not None
         constants = zip(SYNAPTIC_ENERGY, UPDATE_ENERGY, SPIKE_ENERGY, strict=True)
         for (synapse, update, spike), found in zip(constants, one.relay_loihi1_joules, strict=True):
             parts = synapse.value * one.relay_synaptic_operations, update.value * one.relay_membrane_updates
             assert found == pytest.approx(sum(parts) + spike.value * one.relay_spikes)
     unknown = evaluate(replace(result, channel_spikes=()), network).energy
-    assert unknown is not None
     assert unknown.estimates[-1].relay_loihi1_joules is None
     assert unknown.estimates[-1].loihi1_joules == evaluation.energy.estimates[-1].loihi1_joules
 
@@ -278,7 +267,6 @@ def test_cores_of_dense_relays() -> None:
 def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:
     """The first channel of `stem` can never fire. Its relay could, but never receives a spike."""
     stem = network.layers[0]
-    assert stem.neuron is not None
     threshold = stem.neuron.threshold.copy()
     threshold[0] = limits.NEVER_FIRES
     weight = stem.weight.copy()
@@ -293,7 +281,6 @@ def with_dead_stem(network: QuantizedNetwork) -> QuantizedNetwork:
 def with_dead_relay(network: QuantizedNetwork) -> QuantizedNetwork:
     """The first relay can never fire, because its channel is known to be dead."""
     inner = network.layers[1]
-    assert inner.neuron is not None
     threshold, weight = inner.neuron.threshold.copy(), inner.weight.copy()
     threshold[OWN_CHANNELS], weight[OWN_CHANNELS] = limits.NEVER_FIRES, 0
     changed = replace(
@@ -345,7 +332,6 @@ def test_silent_channels_of_the_cnn_do_not_name_relays() -> None:
 def test_own_channels_are_counted_in_findings() -> None:
     network = residual_network()
     inner = network.layers[1]
-    assert inner.neuron is not None
     threshold = inner.neuron.threshold.copy()
     threshold[1] = limits.NEVER_FIRES
     weight = inner.weight.copy()
@@ -361,7 +347,6 @@ def test_own_channels_are_counted_in_findings() -> None:
 def test_check_lists_relays_separately(tmp_path: Path) -> None:
     netx.write(residual_network(), tmp_path / "model.net")
     checked = checking.check(load_file(tmp_path / "model.net"))
-    assert checked.chips is not None
     assert [layer.relay_neurons for layer in checked.chips.layers] == [0, RELAYS * 36, 0, 0]
     assert [row[1] for row in resource_table(checked.chips).rows] == ["144", "108 + 144", "144", "3"]
 
@@ -377,6 +362,5 @@ def test_the_table_of_a_network_lists_relays_separately() -> None:
     row = dict(zip(table.headers, table.rows[1], strict=True))
     assert row["neurons\n+ relays"] == "108 + 144"
     assert row["weight\nbits"] == "3"
-    assert inner.threshold is not None
     own = inner.threshold[:OWN_CHANNELS]
     assert row["thresholds"] == f"{own.min()}..{own.max()}"

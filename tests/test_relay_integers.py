@@ -100,8 +100,6 @@ def assert_relays_repeat(name: str, network: QuantizedNetwork) -> None:
     ):
         if layer.relay_of is not None:
             relays = layer.relay_of >= 0
-            assert before is not None
-            assert after is not None
             assert np.array_equal(after[relays], before[layer.relay_of[relays]])
 
 
@@ -157,8 +155,6 @@ def test_relays_repeat_every_spike_with_few_weight_bits(way: str, bits: int) -> 
 def test_a_relays_weight_is_its_threshold(way: str) -> None:
     """The relay of a dead channel has weight 0."""
     layer = converted("residual", WAYS[way]).layers[1]
-    assert layer.threshold is not None
-    assert layer.initial_potential is not None
     rows = layer.weight[5:].reshape(4, -1)
     weights = [64, 64, 64] if WAYS[way].thresholds == "channel" else [int(layer.threshold[0])] * 3
     assert rows.sum(axis=1).tolist() == [*weights, 0]
@@ -172,7 +168,6 @@ def test_relays_do_not_change_rounding() -> None:
     """Channels of a convolution have the same integers with and without relays in their layer."""
     cnn = residual()
     stem, conv1, _, last = cnn.layers
-    assert conv1.synapse.bias is not None
     alone = replace(conv1.synapse, weight=conv1.synapse.weight[:5], bias=conv1.synapse.bias[:5])
     readout = replace(last, synapse=Dense(np.ones((3, 5 * 64))))
     options = BalanceOptions(method="percentile")
@@ -180,8 +175,6 @@ def test_relays_do_not_change_rounding() -> None:
     found = converted("residual", Way()).layers[1]
     wanted = quantize(balance(without, images(30), TIMESTEPS, replace(options, percentile=99.9)), images(30)).layers[1]
     assert np.array_equal(found.weight[:5], wanted.weight)
-    assert found.threshold is not None
-    assert wanted.threshold is not None
     assert found.threshold[:5].tolist() == wanted.threshold.tolist()
 
 
@@ -189,7 +182,6 @@ def test_the_report_omits_relays() -> None:
     network, real = converted("residual", Way(bits=5)), balanced("residual", Way(bits=5))
     report = report_quantization(network, real, images(10)).layers[1]
     own = network.layers[1].threshold
-    assert own is not None
     assert report.thresholds == (own[:5].min(), own[:5].max())
     assert report.dead_channels == ()
     assert report.weight_error > 0

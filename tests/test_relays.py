@@ -59,8 +59,6 @@ def test_relays_repeat_every_spike_in_real_numbers(method: Method, reset: Reset)
         for before, layer in zip(spiking.layers, spiking.layers[1:], strict=False):
             if layer.relay_of is None:
                 continue
-            assert layer.neuron is not None
-            assert before.neuron is not None
             relays = np.flatnonzero(layer.relay_of >= 0)
             amplitude = before.neuron.amplitude[layer.relay_of[relays]]
             assert np.array_equal(layer.neuron.amplitude[relays], amplitude)
@@ -74,7 +72,6 @@ def test_relays_repeat_literal_spikes(reset: Reset) -> None:
     spiking = balance(network, images(), 6, BalanceOptions(method="ngu-lee", amplitude="literal", reset=reset))
     assert wrong_spikes(network, spikes_of(spiking, images(), 6)) == 0
     neuron = spiking.layers[1].neuron
-    assert neuron is not None
     assert neuron.threshold[5:].tolist() == [1, 1, 1, np.inf]
     assert neuron.amplitude[5:].tolist() == [1, 1, 1, 0]
 
@@ -85,7 +82,6 @@ def test_the_relay_of_a_dead_channel_is_dead() -> None:
         BalanceOptions(method="least-squares", reset="hard"),
     ):
         neuron = balance(NETWORKS["residual"], images(), 4, options).layers[1].neuron
-        assert neuron is not None
         assert (neuron.threshold[8], neuron.amplitude[8], neuron.initial_potential[8]) == (np.inf, 0, 0)
 
 
@@ -96,15 +92,12 @@ def test_per_layer_methods_ignore_relays(method: Method) -> None:
     stem, conv1, *others = network.layers
     # The same layer without its relays has the same threshold.
     weight, bias = conv1.synapse.weight[:5] / 20, conv1.synapse.bias
-    assert bias is not None
     small = replace(conv1.synapse, weight=np.concatenate([weight, conv1.synapse.weight[5:]]), bias=bias / 20)
     alone = (stem, ReluLayer("conv1", replace(conv1.synapse, weight=weight, bias=bias[:5] / 20)))
     readout = ReluLayer("fc", Dense(np.ones((2, 5 * 64))))
     plain = balance(ReluNetwork((1, 8, 8), (*alone, readout)), images(), 4, BalanceOptions(method=method))
     with_relays = replace(network, layers=(stem, replace(conv1, synapse=small), *others))
     found, wanted = balance(with_relays, images(), 4, BalanceOptions(method=method)).layers[1].neuron, plain.layers[1]
-    assert found is not None
-    assert wanted.neuron is not None
     assert found.threshold[:5] == pytest.approx(wanted.neuron.threshold)
     assert len(set(found.threshold[:5].tolist())) == 1
 
@@ -115,9 +108,6 @@ def test_corrections_do_not_change_relays(method: Method) -> None:
     spiking = balance(network, images(), 4, BalanceOptions(method=method))
     corrected = correct_biases(network, spiking, images())
     before, after = spiking.layers[1], corrected.layers[1]
-    assert after.correction is not None
-    assert before.neuron is not None
-    assert after.neuron is not None
     assert after.correction[:5].all()
     assert not after.correction[5:].any()
     assert not after.neuron.initial_potential[5:].any()
@@ -154,7 +144,6 @@ def test_activations_are_clipped_at_the_ceiling() -> None:
 def test_thresholds_are_at_most_the_ceiling(method: Method) -> None:
     spiking = balance(clipped_chain([0.25, 2.0, np.inf]), pixels(0, 51, 255), 16, BalanceOptions(method=method))
     neuron = spiking.layers[0].neuron
-    assert neuron is not None
     assert (neuron.threshold <= [0.25, 2.0, 0.56]).all()
     assert neuron.threshold[0] > 0.2
 
@@ -162,7 +151,6 @@ def test_thresholds_are_at_most_the_ceiling(method: Method) -> None:
 def test_a_threshold_at_the_ceiling_clips_exactly() -> None:
     """Pixel 1.0 gives 3, clipped at 2: the channel fires at every step and never more."""
     spiking = balance(clipped_chain([np.inf, 2.0, np.inf]), pixels(255), 8, BalanceOptions(method="ngu-lee"))
-    assert spiking.layers[0].neuron is not None
     assert spiking.layers[0].neuron.threshold == pytest.approx([1, 2, 0.5])
     assert spikes_of(spiking, pixels(255), 8)[0].all()
 
@@ -193,9 +181,6 @@ def test_qcfs_takes_learned_thresholds_and_fits_the_others(reset: Reset) -> None
         )
         first, second = spiking.layers[0].neuron, spiking.layers[1].neuron
         least_squares = other.layers[0].neuron
-        assert first is not None
-        assert second is not None
-        assert least_squares is not None
         assert first.threshold[0] == 0.8
         assert first.amplitude[0] == 0.8
         assert (first.threshold[1], first.amplitude[1]) == (least_squares.threshold[1], least_squares.amplitude[1])
@@ -211,7 +196,6 @@ def test_a_relay_needs_no_learned_threshold() -> None:
     for layer, thresholds in zip(
         balance(learned, pixels(255), 4, BalanceOptions(method="qcfs")).layers, ([0.8, 1.5], [2.0, 1.5]), strict=False
     ):
-        assert layer.neuron is not None
         assert layer.neuron.threshold.tolist() == thresholds
 
 

@@ -65,7 +65,6 @@ def test_thresholds_fold_into_the_weights_by_hand() -> None:
     images = np.zeros((1, 2, 1, 1), np.uint8)
     network = quantize(spiking, images, QuantizeOptions(pixel_bits=1, thresholds="scalar"))
     hidden = network.layers[0]
-    assert hidden.threshold is not None
     assert hidden.threshold.tolist() == [128, 128]
     assert hidden.weight.tolist() == [[127, 32], [32, 64]]
     assert hidden.scale.tolist() == [4 / 128, 1 / 128]
@@ -127,8 +126,6 @@ def test_scales_are_optimal_under_the_conditions(seed: int, bits: int) -> None:
 def test_no_threshold_is_rounded_and_ref_equals_the_oracle(seed: int, reset: Reset, readout: Readout) -> None:
     network = scalar_network(seed, reset, readout=readout)
     for layer in network.spiking_layers:
-        assert layer.threshold is not None
-        assert layer.balanced is not None
         assert len(set(layer.threshold.tolist())) == 1
         alive = np.isfinite(layer.balanced.threshold)
         assert layer.threshold[alive] * layer.scale[alive] == pytest.approx(layer.balanced.threshold[alive], rel=1e-9)
@@ -140,14 +137,12 @@ def test_no_threshold_is_rounded_and_ref_equals_the_oracle(seed: int, reset: Res
 def test_a_dead_channel_shares_the_threshold_and_is_listed() -> None:
     spiking = one_layer([1.0, np.inf], [[1.0], [-1.0]])
     network = quantize(spiking, pixels(255), QuantizeOptions(pixel_bits=1, thresholds="scalar"))
-    assert network.layers[0].threshold is not None
     assert network.layers[0].threshold.tolist() == [127, 127]
     assert network.layers[0].weight.tolist() == [[127], [0]]
     assert report_quantization(network, spiking, pixels(255)).layers[0].dead_channels == (1,)
     silent = quantize(
         one_layer([np.inf, np.inf], [[1.0], [-1.0]]), pixels(255), QuantizeOptions(pixel_bits=1, thresholds="scalar")
     )
-    assert silent.layers[0].threshold is not None
     assert silent.layers[0].threshold.tolist() == [131072, 131072]
 
 

@@ -38,7 +38,6 @@ def single_neuron(
 def trace(network: QuantizedNetwork, pixel: int, timesteps: int) -> tuple[list[int], list[int], list[int]]:
     """Spikes and potentials of the neuron, potentials of the output."""
     run = run_network(network, np.array([[[[pixel]]]], np.uint8), timesteps, trace=True)
-    assert run.traces[0].spikes is not None
     traces = (run.traces[0].spikes, run.traces[0].potentials, run.traces[1].potentials)
     spikes, potentials, outputs = (trace.astype(int).ravel().tolist() for trace in traces)
     return spikes, potentials, outputs

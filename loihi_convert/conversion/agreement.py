@@ -16,7 +16,6 @@ from loihi_convert.ground.statistics import Z_SCORE, wilson_interval
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, require_images
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.simulation.image_shards import ImageArray
-from loihi_convert.simulation.relu import cnn_scores
 from loihi_convert.simulation.simulator import last_outputs
 
 # Fraction of an output's variance: an error of 3 % of its standard deviation.
@@ -108,10 +107,8 @@ def _lies_below_interval(written: Agreement, trial: Agreement) -> bool:
 
 
 def _is_less_exact(written: Agreement, trial: Agreement) -> bool:
-    """Whether the unexplained variance exceeds the upper end of a 95 % interval by more than a negligible amount.
-
-    The mean of n squared normal errors has a relative standard error of sqrt(2 / n).
-    """
+    """Whether the unexplained variance exceeds the upper end of a 95 % interval by more than a negligible amount."""
+    # The mean of n squared normal errors has a relative standard error of sqrt(2 / n).
     left = 1 - trial.agreement
     return 1 - written.agreement > left + max(_NEGLIGIBLE, left * Z_SCORE * math.sqrt(2 / trial.image_count))
 
@@ -153,33 +150,21 @@ def rounding_notes(measure: Measure, share: float, whose: str, image_count: int)
     )
 
 
-def measured_agreement(
-    cnn: ReluNetwork, network: QuantizedNetwork, images: ImageArray, *, device: str = "cpu"
-) -> Agreement:
-    """Return the agreement of ``network``, after its T steps, with ``cnn`` on ``images``, uint8 ``(N, C, H, W)``."""
-    return agreement_with(cnn_scores(cnn, images), measure_of(cnn.task), network, images, device=device)
+def real_outputs(network: SpikingNetwork | QuantizedNetwork, images: ImageArray, *, device: str = "cpu") -> Array:
+    """Return the outputs after the T steps of ``network``, divided by T, in the CNN's units: float64 ``(N, outputs)``.
 
-
-def agreement_with(
-    scores: Array, measure: Measure, network: QuantizedNetwork, images: ImageArray, *, device: str = "cpu"
-) -> Agreement:
-    """Return the same as `measured_agreement` from the CNN's outputs ``scores``, ``(N, outputs)``."""
-    found = network.real_outputs(last_outputs(network, images, network.timesteps, device=device), network.timesteps)
-    return agreement_of(found, scores, measure)
+    Of a float SNN with output neurons they are spike counts / T.
+    """
+    found = last_outputs(network, images, network.timesteps, device=device)
+    if isinstance(network, SpikingNetwork):
+        return np.asarray(found.astype(np.float64) / network.timesteps)
+    return network.real_outputs(found, network.timesteps)
 
 
 def agreement_of(found: Array, scores: Array, measure: Measure) -> Agreement:
     """Return the agreement of outputs ``found`` with those of the CNN, ``scores``, both ``(N, outputs)``."""
     error = float(np.square(found - scores).mean())
     return Agreement(agreement=measure.share(found, scores), error=error, image_count=len(scores))
-
-
-def rounded_share(
-    measure: Measure, network: SpikingNetwork, quantized: QuantizedNetwork, images: ImageArray, *, device: str = "cpu"
-) -> float:
-    """Return the agreement of ``quantized`` with ``network``, the float SNN it was rounded from, on ``images``."""
-    real, rounded = (last_outputs(found, images, network.timesteps, device=device) for found in (network, quantized))
-    return measure.share(quantized.real_outputs(rounded, network.timesteps), real / network.timesteps)
 
 
 MOST: Final = 2_000

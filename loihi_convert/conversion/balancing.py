@@ -28,10 +28,11 @@ import numpy as np
 
 from loihi_convert.conversion.agreement import (
     Agreement,
-    agreement_with,
+    agreement_of,
     calibration_subset,
     fitted_images,
     measure_of,
+    real_outputs,
     require_calibration,
 )
 from loihi_convert.conversion.methods import balance_by_method, has_learned_thresholds
@@ -197,7 +198,7 @@ def choose_method(
             is_given = options.initial_potential is not None
             spiking = correct_biases(network, spiking, balancing, keeps_potentials=is_given, device=device)
         quantized = quantize(spiking, scaling, quantize_options, device=device)
-        found = agreement_with(scores, measure, quantized, trying, device=device)
+        found = agreement_of(real_outputs(quantized, trying, device=device), scores, measure)
         assert chosen.method != AUTO
         return Trial(**asdict(found), method=chosen.method, percentile=chosen.percent, corrected=corrected)
 
@@ -249,17 +250,12 @@ def correct_biases(
 
     Parameters
     ----------
-    cnn
-        The CNN that ``network`` was balanced from.
-    network
-        From `balancing.balance`, with compensated amplitudes.
+    cnn, network
+        The CNN, and what `balance` made of it, with compensated amplitudes.
     images
-        Calibration images, uint8 ``(N, C, H, W)``, of which `calibration_subset` is used, and in each layer
-        `fitted_images`.
+        Calibration images; `calibration_subset` is used, and in each layer `fitted_images`.
     keeps_potentials
         Whether to leave the initial potentials as they are.
-    device, progress
-        As in `balancing.balance`.
     """
     require_calibration(cnn, images)
     for layer in network.layers:
@@ -287,7 +283,6 @@ def correct_biases(
     for layer in network.layers:
         # The first layer's current equals the CNN's, with Poisson input on average.
         correction = None if not layers else -simulation.mean_excess(layers, progress=report)
-        # A relay repeats spikes exactly; it needs no correction.
         relays = is_relay(layer.relay_of, layer.synapse.channels)
         if correction is not None:
             correction = np.where(relays, 0.0, correction)

@@ -23,8 +23,7 @@ from loihi_convert.conversion.agreement import (
     Measure,
     agreement_of,
     measure_of,
-    measured_agreement,
-    rounded_share,
+    real_outputs,
     rounding_notes,
 )
 from loihi_convert.conversion.balancing import Trial, balance, balancing_images, choose_method, trial_images
@@ -39,7 +38,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
-from loihi_convert.simulation.simulator import HarmlessLimits, clipped_images, harmless_limits, last_outputs
+from loihi_convert.simulation.simulator import HarmlessLimits, clipped_images, harmless_limits
 
 
 @dataclass(frozen=True)
@@ -254,18 +253,13 @@ def to_integers(
 
     Parameters
     ----------
-    cnn
-        From `lowering.to_relu_network`.
-    images
-        Calibration images, uint8 ``(N, C, H, W)``; training images, never test images.
-    timesteps
-        The latency T.
-    balance_options, quantize_options
-        See `BalanceOptions` and `QuantizeOptions`.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
+    cnn, images, timesteps, balance_options, device
+        As in `balancing.balance`.
+    quantize_options
+        See `QuantizeOptions`.
     """
     require_timesteps((timesteps,))
+    measure, trying = measure_of(cnn.task), trial_images(images, timesteps)
 
     def made(chosen: BalanceOptions) -> _Made:
         """Balance, correct, quantize and measure."""
@@ -273,10 +267,9 @@ def to_integers(
             spiking = balance(cnn, images, timesteps, chosen, device=device, progress=progress)
         with progress_bar(f"T = {timesteps}: quantizing") as progress:
             quantized = quantize(spiking, images, quantize_options, device=device, progress=progress)
-        agreement = measured_agreement(cnn, quantized, trial_images(images, timesteps), device=device)
-        return _Made(spiking, quantized, agreement)
+        found = real_outputs(quantized, trying, device=device)
+        return _Made(spiking, quantized, agreement_of(found, cnn_scores(cnn, trying), measure))
 
-    measure = measure_of(cnn.task)
     trials: tuple[Trial, ...] = ()
     choice: tuple[str, ...] = ()
     if balance_options.method == AUTO:
@@ -291,11 +284,11 @@ def to_integers(
     spiking = replace(spiking, provenance=spiking.provenance.with_parts(choice=record))
     quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
     # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
-    counted = images if quantized.is_circuit else trial_images(images, timesteps)
+    counted = images if quantized.is_circuit else trying
     with progress_bar(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
-    share = rounded_share(measure, spiking, quantized, compared, device=device)
+    share = measure.share(*(real_outputs(network, compared, device=device) for network in (quantized, spiking)))
     notes = (
         *choice,
         *_agreement_notes(measure, agreement, balance_options),
@@ -410,16 +403,11 @@ def choose_copies(
     variant
         Returns the CNN with the given number of relays per skip, like ``to_relu_network(model, skip_copies=r)``.
     images
-        Calibration images, uint8 ``(N, C, H, W)``; one part balances and quantizes, another tests, as in `choice`.
+        Calibration images; one part balances and quantizes, another tests, as in `choose_method`.
     timesteps, options, quantize_options, device
-        As in `flow.to_integers`; ``auto`` chooses once, with the first number of copies.
+        As in `to_integers`; ``auto`` chooses once, with the first number of copies.
     copies
         The numbers of copies to try, the smallest first.
-
-    Raises
-    ------
-    DataError
-        If the images do not fit the CNN, or there are none.
     """
     first = variant(copies[0])
     if options.method == AUTO:
@@ -437,7 +425,7 @@ def choose_copies(
         with progress_bar(f"T = {timesteps}: {count} relays per skip") as progress:
             spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
             quantized = quantize(spiking, balancing, quantize_options, device=device)
-        found = quantized.real_outputs(last_outputs(quantized, trying, timesteps, device=device), timesteps)
+        found = real_outputs(quantized, trying, device=device)
         trial = CopiesTrial(
             **asdict(agreement_of(found, scores, measure)),
             copies=count,

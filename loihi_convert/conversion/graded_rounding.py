@@ -386,22 +386,13 @@ _DAMPING: Final = 0.01
 
 
 def compensated(synapse: Synapse, weight: Array, messages: Array) -> Array:
-    """Return ``weight``, real numbers in the shape of the synapse's, as 8-bit integers: int32.
+    """Return ``weight``, in units of one integer, as 8-bit integers: int32. ``messages`` are inputs before the pooling.
 
     Each rounding error is compensated by the weights that are still to be rounded. With the inputs x of a neuron and
     their covariance H, rounding weights w to q changes the current by an error of variance ``(w - q) H (w - q)``; its
     mean is left to the bias. If weight j is rounded, the change of all later weights that keeps this variance smallest
     is known in closed form (Hassibi and Stork, NIPS 1992). Frantar et al. (GPTQ, ICLR 2023) give all of them by one
     Cholesky decomposition of the inverse of H, which is the same for all neurons of a layer.
-
-    Parameters
-    ----------
-    synapse
-        Its geometry.
-    weight
-        The weights in units of one integer.
-    messages
-        Inputs of the layer before the pooling, integers ``(N, C, ...)``.
     """
     groups = synapse.groups if isinstance(synapse, Conv) else 1
     rows = weight.reshape(groups, len(weight) // groups, -1)

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from loihi_convert.chip import limits
 from loihi_convert.chip.limits import TARGETS
-from loihi_convert.errors import UsageError
+from loihi_convert.errors import UsageError, require_kind
 from loihi_convert.ground.choices import (
     MAX_SEED,
     MAX_TIMESTEPS,
@@ -275,12 +275,11 @@ class QuantizeOptions:
 
 def require_options(balancing: object, quantization: object) -> None:
     """Raise a `UsageError` for a word, which the command line would take."""
-    if not isinstance(balancing, BalanceOptions | None):
+    if balancing is not None:
         expected = "must be BalanceOptions, such as BalanceOptions(method='percentile')"
-        raise UsageError(f"found {balancing!r}", where="balancing", expected=expected)
-    if not isinstance(quantization, QuantizeOptions):
-        expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
-        raise UsageError(f"found {quantization!r}", where="quantization", expected=expected)
+        require_kind("balancing", balancing, BalanceOptions, expected)
+    expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
+    require_kind("quantization", quantization, QuantizeOptions, expected)
 
 
 def require_readout(task: Task, readout: Readout) -> None:

@@ -41,7 +41,13 @@ from typing import Final
 import numpy as np
 
 from loihi_convert.chip import limits
-from loihi_convert.conversion.agreement import calibration_subset, explained_share, overflow, require_calibration
+from loihi_convert.conversion.agreement import (
+    calibration_subset,
+    explained_share,
+    overflow,
+    real_outputs,
+    require_calibration,
+)
 from loihi_convert.conversion.options import QuantizeOptions
 from loihi_convert.conversion.scales import (
     FOR_LARGER_WEIGHTS,
@@ -60,9 +66,9 @@ from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, S
 from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.synapse import without_input_factors
 from loihi_convert.simulation.currents import MAX_PIXEL
-from loihi_convert.simulation.image_shards import ImageArray, Shard, on_shards
+from loihi_convert.simulation.image_shards import DividedImages, ImageArray, Shard
 from loihi_convert.simulation.relu import Activation, ReluChain, clipped, currents, on_blocks, unchanged
-from loihi_convert.simulation.simulator import Extremes, extremes, last_outputs
+from loihi_convert.simulation.simulator import Extremes, extremes
 
 # Images used to choose the pixel bits.
 _SAMPLE: Final = 200
@@ -83,15 +89,12 @@ def quantize(
     network
         From `balancing.balance`.
     images
-        Calibration images, uint8 ``(N, C, H, W)``. Currents and potentials on `calibration_subset` choose the scales;
-        `flow.report_quantization` counts clipping on the trial images. For target loihi2 all images are used for both:
+        Calibration images, uint8 ``(N, C, H, W)``; `calibration_subset` chooses the scales. For target loihi2 all do:
         the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
         Bits, target and thresholds: see `QuantizeOptions`.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
-    progress
-        Counts images.
+    device, progress
+        As in `balancing.balance`.
 
     Raises
     ------
@@ -115,7 +118,7 @@ def quantize(
     quantizing = _Quantizing(used, options, device)
     if network.task == "classification":
         return quantizing(network, progress)
-    real = last_outputs(network, used, network.timesteps, device=device).astype(np.float64) / network.timesteps
+    real = real_outputs(network, used, device=device)
     bias, middle = last.synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
     tried, refused = [], []
     offsets = (np.zeros_like(middle) if bias is None else bias, middle)
@@ -149,14 +152,14 @@ class _Quantizing:
     ) -> tuple[float, QuantizedNetwork]:
         """Return the network without the part ``offset`` of its outputs, which is added outside, after the share of the
         variance of ``real``, the outputs of the float SNN, that it explains."""
-        last, timesteps = network.layers[-1], network.timesteps
+        last = network.layers[-1]
         # Outputs beyond float32 have no middle.
         synapse = last.synapse.with_added_bias(-np.where(np.isfinite(offset), offset, 0.0))
         if synapse.bias is not None and not synapse.bias.any():
             synapse = replace(synapse, bias=None)
         shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
         quantized = self(shifted, progress)
-        found = quantized.real_outputs(last_outputs(quantized, self.images, timesteps, device=self.device), timesteps)
+        found = real_outputs(quantized, self.images, device=self.device)
         error = (real - found).mean(axis=0)
         error = np.where(np.isfinite(error), error, 0.0)
         readout = replace(quantized.layers[-1], offset=error)
@@ -401,41 +404,32 @@ def _replaced(
 def max_timesteps(
     network: SpikingNetwork, output: QuantizedLayer, largest_potentials: Array, images: ImageArray
 ) -> int:
-    """Return the largest T for which the output potentials of calibration images stay in range.
+    """Return the largest T for which the output potentials of calibration ``images`` stay in range.
 
-    Parameters
-    ----------
-    network
-        The float SNN.
-    output
-        Its last layer in integers.
-    largest_potentials
-        The largest magnitude of each output's potential in the steps that ``network`` is balanced for, in floating
-        point: float64 ``(outputs,)``.
-    images
-        The calibration images of ``largest_potentials``, uint8 ``(N, C, H, W)``.
+    ``output`` is the last layer of ``network`` in integers; ``largest_potentials``, float64 ``(outputs,)``, are the
+    largest magnitudes in the T steps of ``network``, in floating point.
     """
     if output.neuron is not None:
         return MAX_TIMESTEPS
-    found = [largest_potentials / network.timesteps, *on_shards(_largest_of_shard, network, images)]
-    growth: Array = np.maximum.reduce(found)
+    growth = np.maximum(largest_potentials / network.timesteps, _largest_in_the_long_run(network, images))
     grows = growth > 0
     steps = limits.POTENTIAL_LIMIT * output.scale[grows] / (HEADROOM * growth[grows])
     return max(network.timesteps, math.floor(float(steps.min(initial=MAX_TIMESTEPS))))
 
 
-def _largest_of_shard(network: SpikingNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
+def _largest_in_the_long_run(network: SpikingNetwork, images: ImageArray | Shard) -> Array:
     """The largest magnitude of each output at the neurons' rates in the long run: float64 ``(outputs,)``."""
+    if isinstance(images, DividedImages):
+        return np.asarray(np.maximum.reduce(images.parts(_largest_in_the_long_run, network=network)))
 
     def activation(neuron: IntegrateAndFire | None, rate: Callable[[Array, IntegrateAndFire], Array]) -> Activation:
         return unchanged if neuron is None else lambda maps: rate(maps, neuron)
 
     synapses = ReluNetwork(network.input_shape, tuple(ReluLayer(layer.name, layer.synapse) for layer in network.layers))
     largest: list[Array] = []
-    images = np.asarray(shard.images)
     for rate in (clipped,) if network.reset == "soft" else (clipped, _of_hard_reset):
         chain = ReluChain(synapses, activations=[activation(layer.neuron, rate) for layer in network.layers])
-        on_blocks(chain, images, lambda _, outputs: largest.append(_per_output(outputs[-1])), progress=progress)
+        on_blocks(chain, np.asarray(images), lambda _, outputs: largest.append(_per_output(outputs[-1])))
     return np.asarray(np.maximum.reduce(largest), np.float64)
 
 

@@ -59,20 +59,11 @@ OUT_OF_RANGE: Final = "a current or state exceeds 24 bits, or a message 16 bits"
 def with_constant_channel(
     before: Conv | Dense, last: Dense, constant: int, weights: Array
 ) -> tuple[Conv | Dense, Dense]:
-    """Return two layers with one more channel between them, whose neurons are always ``constant``.
+    """Return two layers with one more channel between them, whose neurons are always ``constant``, its bias.
 
-    Lava's ``Sigma`` neurons add no bias, so this channel takes the place of the biases of ``last``. It has no weights,
-    only a bias; groups of ``before`` are written out, as one of them would be larger.
-
-    Parameters
-    ----------
-    before, last
-        The last two layers.
-    constant
-        The bias of the channel.
-    weights
-        Weights of ``last`` from the channel's first neuron, or the first window of a pooling, ``(N_out,)``; those from
-        its others are 0.
+    Lava's ``Sigma`` neurons add no bias, so this channel takes the place of the biases of ``last``. It has no weights;
+    groups of ``before`` are written out, as one of them would be larger. ``weights``, ``(N_out,)``, are those of
+    ``last`` from the channel's first neuron, or the first window of a pooling; those from its others are 0.
     """
     if isinstance(before, Conv):
         before = before.without_groups()
@@ -204,6 +195,3 @@ class GradedNetwork(Spiking[GradedLayer]):
         last = self.layers[-1]
         found = np.asarray(outputs, np.float64) if last.scale is None else np.asarray(outputs * last.scale)
         return found if last.offset is None else found + last.offset
-
-    def __repr__(self) -> str:
-        return f"GradedNetwork({self.summary})"

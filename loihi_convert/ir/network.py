@@ -48,6 +48,7 @@ rules, clipped potentials
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
@@ -58,7 +59,7 @@ from loihi_convert.errors import DataError, RangeError
 from loihi_convert.ground.arrays import Array, Shape, arrays_digest, by_channel, freeze
 from loihi_convert.ground.choices import Readout, Reset, Task
 from loihi_convert.ir.provenance import Provenance, as_provenance
-from loihi_convert.ir.synapse import Conv, Dense, PixelBias, Synapse
+from loihi_convert.ir.synapse import Conv, PixelBias, Synapse
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -87,10 +88,8 @@ def only_relays(relay_of: Array | None) -> bool:
 
 
 def own_channels(relay_of: Array | None) -> slice | Array:
-    """Return an index of the channels that are not relays; of all channels if all are relays.
-
-    Without relays it is a slice, which makes no copy.
-    """
+    """Return an index of the channels that are not relays; all, as a slice, if there are none or only relays."""
+    # A slice makes no copy.
     if relay_of is None or only_relays(relay_of) or not (relay_of >= 0).any():
         return slice(None)
     return np.flatnonzero(relay_of < 0)
@@ -137,65 +136,27 @@ def require_relays(name: str, synapse: Synapse, relay_of: Array | None) -> None:
     if relay_of is None:
         return
     fits = relay_of.shape == (synapse.channels,) and np.issubdtype(relay_of.dtype, np.integer)
-    require(fits, name, f"found {relay_of.dtype} {relay_of.shape}", f"relay_of must be int ({synapse.channels},)")
+    expected = f"relay_of must be int ({synapse.channels},), a channel index or -1 for each"
+    require(fits and bool((relay_of >= -1).all()), name, f"found {relay_of.dtype} {relay_of.shape}", expected)
     relays = np.flatnonzero(relay_of >= 0)
     if not relays.size:
         return
     require(synapse.pool == (1, 1), name, f"has relays after a pooling of {synapse.pool}", "must not pool")
     weight = synapse.weight.reshape(synapse.channels, -1)
-    # One row at a time: a copy of all may not fit into memory.
-    used = [np.flatnonzero(weight[relay]) for relay in relays]
-    is_single = all(
-        taps.size < 2 and (weight[relay, taps] >= 0).all() for relay, taps in zip(relays, used, strict=True)
-    )
-    require(is_single, name, "a relay has more than one weight, or a negative one", "must have one")
     has_bias = synapse.bias is not None and synapse.bias[relays].any()
     require(not has_bias, name, "a relay has a bias", "must not have one")
-    if isinstance(synapse, Conv):
-        _, inputs, *kernel = synapse.weight.shape
-        connected = relays[[taps.size > 0 for taps in used]]
-        groups = connected // (synapse.channels // synapse.groups)
-        repeats = groups * inputs + np.concatenate(used) // int(np.prod(kernel))
-        for channel, found, wanted in zip(connected, repeats, relay_of[connected], strict=True):
-            if found != wanted:
-                expected = f"must repeat {wanted}, as relay_of says"
-                raise RangeError(f"channel {channel} repeats {found}", where=name, expected=expected)
-
-
-def require_exact_relays(
-    name: str, synapse: Synapse, relay_of: Array | None, threshold: Array | None, sources: int
-) -> None:
-    """Raise a `RangeError` unless each relay of an integer layer fires exactly when its source does.
-
-    Its weight must equal its threshold. The relay of a channel that can never fire has weight 0 and never fires.
-
-    Parameters
-    ----------
-    name, synapse, relay_of
-        The layer, which has passed `require_relays`.
-    threshold
-        Thresholds of its neurons: ``(C_out,)``, integers.
-    sources
-        Number of channels of the layer before.
-    """
-    if relay_of is None or threshold is None:
-        return
-    relays = np.flatnonzero(relay_of >= 0)
-    if not relays.size:
-        return
-    rows = synapse.weight[relays].reshape(relays.size, -1)
-    weights, wanted = rows.sum(axis=1), threshold[relays]
-    wrong = np.flatnonzero((weights != wanted) & (weights != 0))
-    if wrong.size:
-        found = f"weight {weights[wrong[0]]} of channel {relays[wrong[0]]}, whose threshold is {wanted[wrong[0]]}"
-        raise RangeError(f"a relay's weight must equal its threshold; found {found}", where=name)
-    repeats = relay_of[relays]
-    if isinstance(synapse, Dense):
-        taps = rows.argmax(axis=1) // max(1, rows.shape[1] // sources)
-        repeats = np.where(weights > 0, taps, repeats)
-    is_source = np.array_equal(repeats, relay_of[relays]) and repeats.max(initial=0) < sources
-    expected = f"must be one of the {sources} channels of the layer before, at the relay's only weight"
-    require(is_source, name, "a relay does not repeat the channel given in relay_of", expected)
+    # One row at a time: a copy of all may not fit into memory.
+    for relay in relays:
+        taps = np.flatnonzero(weight[relay])
+        is_single = taps.size < 2 and (weight[relay, taps] >= 0).all()
+        require(is_single, name, "a relay has more than one weight, or a negative one", "must have one")
+        if isinstance(synapse, Conv) and taps.size:
+            _, inputs, *kernel = synapse.weight.shape
+            group = relay // (synapse.channels // synapse.groups)
+            found, wanted = group * inputs + taps[0] // math.prod(kernel), relay_of[relay]
+            require(
+                found == wanted, name, f"channel {relay} repeats {found}", f"must repeat {wanted}, as relay_of says"
+            )
 
 
 def layer_words(name: str) -> str:
@@ -248,6 +209,14 @@ class Layered(Generic[AnyLayer]):
             parts.append(f"{synapse.channels - relays}{kernel}{f'+{relays}r' if relays else ''}")
         return "-".join(parts)
 
+    @property
+    def summary(self) -> str:
+        """One line: what the network is."""
+        return self.architecture
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary})"
+
 
 def _extent(size: tuple[int, ...]) -> str:
     """The side of a square; height x width of any other rectangle."""
@@ -286,8 +255,8 @@ class Spiking(Layered[AnyLayer]):
 
     @property
     def readout(self) -> Readout:
-        """The output: the last layer's membrane potential, or its spike counts."""
-        return "potential"
+        """The output: the last layer's membrane potential or, if it has integrate-and-fire neurons, spike counts."""
+        return "potential" if getattr(self.layers[-1], "neuron", None) is None else "spikes"
 
     @property
     def spiking_layers(self) -> tuple[AnyLayer, ...]:
@@ -380,9 +349,6 @@ class ReluNetwork(Layered[ReluLayer]):
         arrays = [value for _, value in values if isinstance(value, np.ndarray)]
         others = [name if isinstance(value, np.ndarray) else (name, value) for name, value in values]
         return arrays_digest([np.frombuffer(repr((self.task, others)).encode(), np.uint8), *arrays])
-
-    def __repr__(self) -> str:
-        return f"ReluNetwork({self.architecture})"
 
 
 @dataclass(frozen=True, eq=False)
@@ -496,12 +462,9 @@ class SpikingNetwork(Spiking[SpikingLayer]):
         object.__setattr__(self, "provenance", as_provenance(self.provenance))
 
     @property
-    def readout(self) -> Readout:
-        """The output: the last layer's membrane potential, or its spike counts."""
-        return "potential" if self.layers[-1].neuron is None else "spikes"
-
-    def __repr__(self) -> str:
-        return f"SpikingNetwork({self.architecture}, T = {self.timesteps}, {self.reset} reset)"
+    def summary(self) -> str:
+        """One line: architecture, T and reset."""
+        return f"{self.architecture}, T = {self.timesteps}, {self.reset} reset"
 
 
 def classes_of(outputs: Array) -> Array:

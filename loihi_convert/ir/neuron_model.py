@@ -54,7 +54,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -110,29 +110,16 @@ class NeuronModel(Enum):
     @property
     def limit(self) -> float:
         """Largest state in weight units: beyond it a potential is clipped, or the u of a circuit wraps."""
-        return _LIMITS[self]
-
-
-_LIMITS: Final[dict[NeuronModel, float]] = {
-    NeuronModel.SOFT: limits.POTENTIAL_LIMIT,
-    NeuronModel.HARD: limits.LIF_POTENTIAL_LIMIT,
-    NeuronModel.STOCK_LIF: limits.LIF_POTENTIAL_LIMIT,
-    NeuronModel.CIRCUIT: limits.WRAPS_ABOVE,
-    NeuronModel.LEAKY_CIRCUIT: limits.WRAPS_ABOVE,
-}
+        if self.is_circuit:
+            return limits.WRAPS_ABOVE
+        return limits.POTENTIAL_LIMIT if self is NeuronModel.SOFT else limits.LIF_POTENTIAL_LIMIT
 
 
 def neuron_model(network: QuantizedNetwork, neuron: Neuron | None = None, *, leak: bool = False) -> NeuronModel:
     """Return the neuron model of ``network`` in a run.
 
-    Parameters
-    ----------
-    network
-        Its target and reset are those of the file.
-    neuron
-        The user's choice; by default ``stock`` for target ``loihi2``, ``own`` for target ``lava``.
-    leak
-        Whether the neurons of the circuit leak (``du = 0`` instead of -1).
+    ``neuron`` is the user's choice; by default ``stock`` for target ``loihi2``, ``own`` for target ``lava``. ``leak``:
+    whether the neurons of the circuit leak (``du = 0`` instead of -1).
 
     Raises
     ------

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, cast
 
-from loihi_convert.errors import InputError, one_of
+from pydantic import Field, TypeAdapter, ValidationError
+
+from loihi_convert.errors import InputError
 from loihi_convert.ground.choices import Task
 from loihi_convert.ground.normalization import Normalization
 
@@ -45,11 +48,6 @@ class ModelRecord:
         Relays per value of a skip connection, see `lowering.to_relu_network`; recorded if not 1.
     multiply_accumulates
         As in `ReluNetwork`.
-
-    Raises
-    ------
-    InputError
-        If the task is unknown, or ``skip_copies`` is below 1.
     """
 
     file: str | None = None
@@ -66,14 +64,8 @@ class ModelRecord:
     seed: int | None = None
     test_accuracy: float | None = None
     task: Task = "classification"
-    skip_copies: int = 1
+    skip_copies: Annotated[int, Field(ge=1)] = 1
     multiply_accumulates: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.skip_copies < 1:
-            raise InputError(f"found {self.skip_copies}", where="skip_copies", expected="must be at least 1")
-        if self.task not in get_args(Task):
-            raise InputError(f"found {self.task!r}", where="task", expected=one_of(get_args(Task)))
 
     @property
     def normalization(self) -> Normalization | None:
@@ -116,15 +108,9 @@ class QuantizeRecord:
     thresholds: str = "channel"
 
 
-# For each field annotation: allowed types of the JSON value, types of the items of a list, and a description.
-_KINDS: Final[Mapping[str, tuple[tuple[type, ...], tuple[type, ...], str]]] = {
-    "str": ((str,), (), "a text"),
-    "Task": ((str,), (), "a text"),
-    "int": ((int,), (), "a whole number"),
-    "float": ((int, float), (), "a number"),
-    "tuple[str, ...]": ((list, tuple), (str,), "a list of strings"),
-    "tuple[float, ...]": ((list, tuple), (int, float), "a list of numbers"),
-}
+@functools.cache
+def _reader(kind: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(kind)
 
 
 def read_record(kind: type[_Record], content: object) -> _Record:
@@ -137,21 +123,13 @@ def read_record(kind: type[_Record], content: object) -> _Record:
     """
     if not isinstance(content, Mapping):
         raise InputError(f"found {content!r}", expected="must be a JSON object")
-    values: dict[str, Any] = {}
-    for field in fields(kind):
-        value = content.get(field.name)
-        if value is None:
-            continue
-        types, items, expected = _KINDS[str(field.type).removesuffix(" | None")]
-        if not _is_one_of(value, types) or (items and not all(_is_one_of(item, items) for item in value)):
-            raise InputError(f"found {value!r}", where=field.name, expected=f"must be {expected}")
-        values[field.name] = tuple(value) if items else value
-    return kind(**values)
-
-
-def _is_one_of(value: object, types: tuple[type, ...]) -> bool:
-    # bool is a subclass of int in Python, but not in JSON.
-    return isinstance(value, types) and not isinstance(value, bool)
+    given = json.dumps({key: value for key, value in content.items() if value is not None})
+    try:
+        return cast(_Record, _reader(cast(Any, kind)).validate_json(given, strict=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        expected = first["msg"].replace("Input should be", "must be")
+        raise InputError(f"found {first['input']!r}", where=str(first["loc"][0]), expected=expected) from error
 
 
 class Provenance(Mapping[str, Any]):

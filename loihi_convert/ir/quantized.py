@@ -17,15 +17,14 @@ from loihi_convert.chip import limits, rules
 from loihi_convert.chip.limits import TARGETS
 from loihi_convert.errors import RangeError
 from loihi_convert.ground.arrays import Array, Shape, freeze
-from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Readout, Reset, Target
+from loihi_convert.ground.choices import MAX_SEED, MAX_TIMESTEPS, Granularity, Reset, Target
 from loihi_convert.ir.network import (
     IntegrateAndFire,
     Spiking,
     is_positive,
-    relay_count,
+    is_relay,
     relayed,
     require,
-    require_exact_relays,
     require_numbers,
     require_relays,
 )
@@ -120,11 +119,9 @@ class QuantizedLayer:
 
     @property
     def used_amplitude(self) -> Array | None:
-        """The amplitude after rounding of the threshold: float64 ``(C_out,)``.
+        """The amplitude, scaled as the threshold was by rounding: float64 ``(C_out,)``; ``None`` without neurons.
 
-        The floating-point amplitude, scaled as the threshold was: amplitude x (integer threshold x scale) / threshold;
-        0 for channels that can never fire, ``None`` without neurons. For a relay it equals its source's up to float64
-        rounding; `QuantizedNetwork.used_amplitudes` has the source's own value.
+        0 for channels that can never fire. For a relay see `QuantizedNetwork.used_amplitudes`.
         """
         if self.neuron is None or self.balanced is None:
             return None
@@ -211,7 +208,8 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         object.__setattr__(self, "provenance", as_provenance(self.provenance))
         bits, most = self.pixel_bits, limits.MAX_PIXEL_BITS
         require(1 <= bits <= most, "pixel_bits", f"found {bits}", f"must be in 1..{most}")
-        require_poisson_seed(self.poisson_seed)
+        seed = self.poisson_seed
+        require(seed is None or 0 <= seed <= MAX_SEED, "poisson_seed", f"found {seed}", f"must be in 0..{MAX_SEED}")
         is_fit = self.poisson_seed is None or bits == most
         require(is_fit, "pixel_bits", f"found {bits} for Poisson input", f"must be {most}")
         found = f"found {self.timesteps} with max_timesteps {self.max_timesteps}"
@@ -247,14 +245,26 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         require(len(self.shapes[-1]) == 1, names[-1], "is a convolution", "must be dense, as the last layer")
 
     def _require_exact_relays(self) -> None:
+        """Each relay fires exactly when its source does: its weight is its threshold, or 0 if both never fire."""
         for index, layer in enumerate(self.layers):
-            if relay_count(layer.relay_of) == 0:
+            relays = np.flatnonzero(is_relay(layer.relay_of, layer.synapse.channels))
+            if not relays.size:
                 continue
             require(index > 0, layer.name, "has relays", "must have none: its inputs are pixels")
             require(index < len(self.layers) - 1, layer.name, "has relays", "must have none: it is the last layer")
-            require_exact_relays(
-                layer.name, layer.synapse, layer.relay_of, layer.threshold, self.layers[index - 1].synapse.channels
-            )
+            assert layer.relay_of is not None
+            assert layer.threshold is not None
+            rows, repeats = layer.weight[relays].reshape(relays.size, -1), layer.relay_of[relays]
+            for channel, weight, threshold in zip(relays, rows.sum(axis=1), layer.threshold[relays], strict=True):
+                found = f"weight {weight} of channel {channel}, whose threshold is {threshold}"
+                require(weight in (0, threshold), layer.name, found, "a relay's weight must equal its threshold")
+            sources = self.layers[index - 1].synapse.channels
+            if isinstance(layer.synapse, Dense):
+                taps = rows.argmax(axis=1) // max(1, rows.shape[1] // sources)
+                repeats = np.where(rows.any(axis=1), taps, repeats)
+            is_source = np.array_equal(repeats, layer.relay_of[relays]) and repeats.max() < sources
+            expected = f"must be one of the {sources} channels of the layer before, at the relay's only weight"
+            require(is_source, layer.name, "a relay does not repeat the channel given in relay_of", expected)
 
     @property
     def is_circuit(self) -> bool:
@@ -275,16 +285,8 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         """Whether the neurons of layer ``index`` get the same current in every step: pixels that are not spikes."""
         return index == 0 and self.poisson_seed is None
 
-    @property
-    def readout(self) -> Readout:
-        """The output: the last layer's membrane potential, or its spike counts."""
-        return "potential" if self.layers[-1].neuron is None else "spikes"
-
     def real_outputs(self, outputs: Array, timesteps: int | Array) -> Array:
-        """Return ``outputs`` in the CNN's units, float64: (potential, or spike count x threshold) x scale / T + offset.
-
-        ``outputs`` are as in `RunResult.outputs`, read after ``timesteps``: one number, or an array that broadcasts.
-        """
+        """Return `RunResult.outputs`, read after ``timesteps``, in the CNN's units: x `output_scale` / T + offset."""
         offset = self.layers[-1].offset
         found = np.asarray(outputs * self.output_scale / timesteps)
         return found if offset is None else found + offset
@@ -314,9 +316,6 @@ class QuantizedNetwork(Spiking[QuantizedLayer]):
         """One line: architecture (see `Layered.architecture`), T, reset, target, and the task if not classification."""
         task = f", {self.task}" if self.task != "classification" else ""
         return f"{self.architecture}, T = {self.timesteps}, {self.reset} reset, for {self.target}{task}"
-
-    def __repr__(self) -> str:
-        return f"QuantizedNetwork({self.summary})"
 
     def pixels(self, images: Array) -> Array:
         """Return uint8 images as the p-bit inputs of the network: round(image / 255 x (2^p - 1)), uint8."""
@@ -353,11 +352,6 @@ def _require_numbers(layer: QuantizedLayer) -> None:
 def largest_pixel(poisson_seed: int | None, pixel_bits: int) -> int:
     """Return the input of a white pixel in one step: 2^pixel_bits - 1, or 1 with Poisson input."""
     return 2**pixel_bits - 1 if poisson_seed is None else 1
-
-
-def require_poisson_seed(seed: int | None) -> None:
-    """Raise a `RangeError` unless ``seed`` is a valid seed of Poisson input or None."""
-    require(seed is None or 0 <= seed <= MAX_SEED, "poisson_seed", f"found {seed}", f"must be in 0..{MAX_SEED}")
 
 
 def with_pixel_bits(images: Array, pixel_bits: int) -> Array:
@@ -456,22 +450,10 @@ _SHARES: Final = np.linspace(1.0, 0.3, 36)
 
 
 def nearest_scales(weights: Array, largest: int) -> Array:
-    """Return for each channel the scale s with the least squared error of ``s x rounded(weights, s)``.
+    """Return for each row of ``(channels, n)`` the scale s with the least squared error of ``s x rounded(weights, s)``.
 
-    With few bits one must choose between a coarse grid and a clipped tail. The scale of the largest weight, max |w| /
-    largest, clips nothing but is far from optimal at 4 bits, where one large weight leaves few levels for all others.
-
-    Parameters
-    ----------
-    weights
-        ``(channels, n)``: each row gets its own scale.
-    largest
-        Largest integer weight, for example 127 for 8 bits.
-
-    Returns
-    -------
-    Array
-        float64 ``(channels,)``; 0 where all weights are 0.
+    float64 ``(channels,)``; 0 where all weights are 0. With few bits one must choose between a coarse grid and a
+    clipped tail: the scale of the largest weight, max |w| / ``largest``, clips nothing, but leaves others few levels.
     """
     peaks = np.abs(weights).max(axis=1, initial=0).astype(np.float64) / largest
     best, errors = peaks.copy(), np.full(len(weights), np.inf)

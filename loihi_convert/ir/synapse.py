@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from typing_extensions import Self
 
 from loihi_convert.errors import InputError
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel, freeze
@@ -43,7 +44,25 @@ def undilated(weight: Array, dilation: Pair) -> Array:
 
 
 @dataclass(frozen=True, eq=False)
-class Conv:
+class _Weighted:
+    weight: Array
+    bias: Array | None = None
+
+    def __post_init__(self) -> None:
+        freeze(self, "weight", "bias")
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels, which are single neurons in a dense synapse."""
+        return int(self.weight.shape[0])
+
+    def with_added_bias(self, bias: Array) -> Self:
+        """Return the synapse with ``bias``, ``(C_out,)``, added to its own."""
+        return replace(self, bias=bias if self.bias is None else self.bias + by_channel(bias, self.bias.ndim))
+
+
+@dataclass(frozen=True, eq=False)
+class Conv(_Weighted):
     """A convolution (cross-correlation, as in PyTorch), after an average pooling of its input.
 
     Parameters
@@ -60,21 +79,11 @@ class Conv:
         (vertical, horizontal) window and stride of the average pooling applied to the input first; (1, 1) for none.
     """
 
-    weight: Array
-    bias: Array | None = None
     stride: Pair = (1, 1)
     padding: Pair = (0, 0)
     dilation: Pair = (1, 1)
     groups: int = 1
     pool: Pair = (1, 1)
-
-    def __post_init__(self) -> None:
-        freeze(self, "weight", "bias")
-
-    @property
-    def channels(self) -> int:
-        """Number of output channels."""
-        return int(self.weight.shape[0])
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return ``(C_out, H_out, W_out)`` for an input of ``(C_in, H, W)`` before pooling."""
@@ -166,13 +175,9 @@ class Conv:
         grouped = self.weight.reshape(self.groups, -1, *self.weight.shape[1:])
         return replace(self, weight=(grouped * per_group).reshape(self.weight.shape))
 
-    def with_added_bias(self, bias: Array) -> Conv:
-        """Return the convolution with ``bias``, ``(C_out,)``, added to its own."""
-        return replace(self, bias=_added(self.bias, bias))
-
 
 @dataclass(frozen=True, eq=False)
-class Dense:
+class Dense(_Weighted):
     """A fully connected synapse, after an average pooling and a flattening (C, H, W order) of its input.
 
     Parameters
@@ -185,17 +190,7 @@ class Dense:
         As in `Conv`; needs an input of three axes.
     """
 
-    weight: Array
-    bias: Array | None = None
     pool: Pair = (1, 1)
-
-    def __post_init__(self) -> None:
-        freeze(self, "weight", "bias")
-
-    @property
-    def channels(self) -> int:
-        """Number of output neurons; each is a channel."""
-        return int(self.weight.shape[0])
 
     def output_shape(self, input_shape: Shape) -> Shape:
         """Return ``(N_out,)`` for an input of ``(C, H, W)`` or ``(N,)`` before pooling."""
@@ -228,10 +223,6 @@ class Dense:
     def with_input_factors(self, factors: Array) -> Dense:
         """Return the synapse with the weights of input channel c multiplied by ``factors[c]``, ``(C_in,)``: float."""
         return replace(self, weight=self.weight * np.repeat(factors, self.weight.shape[1] // factors.size))
-
-    def with_added_bias(self, bias: Array) -> Dense:
-        """Return the synapse with ``bias``, ``(N_out,)``, added to its own."""
-        return replace(self, bias=_added(self.bias, bias))
 
 
 Synapse = Conv | Dense
@@ -270,10 +261,6 @@ def _require_bias(bias: Array | None, output_shape: Shape) -> None:
     if bias is not None and bias.shape not in (output_shape[:1], output_shape):
         expected = f"must be {output_shape[:1]} or {output_shape}"
         raise InputError(f"found shape {bias.shape}", where="bias", expected=expected)
-
-
-def _added(own: Array | None, bias: Array) -> Array:
-    return bias if own is None else own + by_channel(bias, own.ndim)
 
 
 def _unpooled(counts: Array, input_shape: Shape, pool: Pair) -> Array:

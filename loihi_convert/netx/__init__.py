@@ -17,7 +17,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx import hdf5
 from loihi_convert.netx.hdf5 import EXPORT_AGAIN, MAX_LAYER_SIZE, SUFFIX, Datasets, errors_that_name
-from loihi_convert.netx.native import SPIKES, decode, decode_graded, read, read_with_digest, write, write_graded
+from loihi_convert.netx.native import decode, read, read_with_digest, write
 from loihi_convert.netx.stock import StockFile, stock_file
 
 __all__ = [
@@ -31,12 +31,11 @@ __all__ = [
     "read_stored",
     "read_with_digest",
     "write",
-    "write_graded",
 ]
 
 
 class Stored(NamedTuple):
-    """The bytes of a file, its datasets, and its network if it was written by `write` or `write_graded`."""
+    """The bytes of a file, its datasets, and its network if it was written by `write`."""
 
     content: bytes
     datasets: Datasets
@@ -68,7 +67,7 @@ def read_stored(path: str | Path) -> Stored:
             return Stored(content, hdf5.read_stock_datasets(content), None)
     with errors_that_name(path, hint=EXPORT_AGAIN):
         datasets = hdf5.read_native_datasets(content)
-        return Stored(content, datasets, decode_graded(datasets) if SPIKES in datasets else decode(datasets))
+        return Stored(content, datasets, decode(datasets))
 
 
 def read_stock(path: str | Path) -> StockFile:

@@ -19,9 +19,8 @@ import h5py
 import numpy as np
 
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
-from loihi_convert.ground.arrays import Array, Pair
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.hdf5 import MAX_RATIO, read_datasets
-from loihi_convert.ir.network import brief
 
 SUFFIX: Final = ".net"
 NATIVE_GROUP: Final = "loihi_convert"
@@ -210,31 +209,3 @@ def _shortened(reason: str) -> str:
     """Return one line of bounded length, even if a forged file supplied the text."""
     line = escape_control(" ".join(reason.split()))
     return line if len(line) <= _MAX_REASON_LENGTH else f"{line[:_MAX_REASON_LENGTH]} ..."
-
-
-def pair(value: Array, least: int = 1) -> Pair:
-    """Return two integers, each at least ``least``."""
-    if value.shape != (2,) or value.dtype.kind != "i" or value.min() < least:
-        raise NetxError(brief(value), expected=f"must be two integers, at least {least}", hint=EXPORT_AGAIN)
-    return int(value[0]), int(value[1])
-
-
-def integers(value: Array) -> Array:
-    """Return integers as int32."""
-    if value.dtype.kind != "i":
-        raise NetxError(brief(value), expected="must be integers", hint=EXPORT_AGAIN)
-    return value.astype(np.int32)
-
-
-def integer(value: Array) -> int:
-    """Return a single integer."""
-    if value.shape != () or value.dtype.kind != "i":
-        raise NetxError(brief(value), expected="must be one integer", hint=EXPORT_AGAIN)
-    return int(value)
-
-
-def decoded(value: Array) -> str:
-    """Return the string in a dataset."""
-    if value.shape != () or value.dtype.kind != "S":
-        raise NetxError(brief(value), expected="must be a string", hint=EXPORT_AGAIN)
-    return bytes(value.item()).decode()

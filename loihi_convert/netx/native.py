@@ -46,7 +46,7 @@ import numpy as np
 
 from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, NetxError, one_of, require_kind
-from loihi_convert.ground.arrays import Array, Shape
+from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ground.choices import Granularity, Reset, Target
 from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
@@ -71,31 +71,27 @@ SPIKES: Final = f"{NATIVE_GROUP}/spikes"
 _GRADED: Final = "graded"
 _BALANCED: Final = ("threshold", "amplitude", "initial_potential")
 
+_GEOMETRY: Final = ("stride", "padding", "dilation", "groups")
+
 Named = Iterator[tuple[str, Array]]
 """Datasets in the order in which they are written."""
+_AnyLayer = QuantizedLayer | GradedLayer
 
 
-def write(network: QuantizedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
-    """Write ``network`` as a netx file; after a failure ``path`` is unchanged."""
-    hint = "Pass `network` of what `convert` returns, or call its `save`."
-    require_kind("network", network, QuantizedNetwork, "must be what `quantize` returns", hint)
-    path = Path(path)
-    refuse_to_overwrite(path, overwrite)
-    for layer, shape in zip(network.layers, network.shapes, strict=True):
-        _require_size(layer.name, shape)
-    write_atomically(path, hdf5.file_content(dict(encode(network))))
-
-
-def write_graded(network: GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
+def write(network: QuantizedNetwork | GradedNetwork, path: str | Path, *, overwrite: bool = False) -> None:
     """Write ``network``, made from a CNN, as a netx file; after a failure ``path`` is unchanged."""
+    if not isinstance(network, GradedNetwork):
+        hint = "Pass `network` of what `convert` returns, or call its `save`."
+        require_kind("network", network, QuantizedNetwork, "must be what `quantize` returns", hint)
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
-    for layer, shape in zip(network.layers[1:], network.shapes[1:], strict=True):
+    layers = _with_synapses(network)
+    for layer, shape in zip(layers, network.shapes[-len(layers) :], strict=True):
         _require_size(layer.name, shape)
         least, largest = int(_synapse(layer).weight.min()), int(_synapse(layer).weight.max())
         if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
             raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")
-    write_atomically(path, hdf5.file_content(dict(encode_graded(network))))
+    write_atomically(path, hdf5.file_content(dict(encode(network))))
 
 
 def read(path: str | Path) -> QuantizedNetwork:
@@ -110,102 +106,110 @@ def read_with_digest(path: str | Path) -> tuple[QuantizedNetwork, str]:
     path = Path(path)
     content = hdf5.read_content(path)
     with hdf5.errors_that_name(path, hint=EXPORT_AGAIN):
-        return decode(hdf5.read_native_datasets(content)), hashlib.sha256(content).hexdigest()
+        network = decode(hdf5.read_native_datasets(content))
+        if isinstance(network, GradedNetwork):
+            hint = "`loihi-convert run`, `check` and `inspect` take it; nothing else does."
+            raise NetxError("holds graded spikes", expected="must hold binary spikes here", hint=hint)
+        return network, hashlib.sha256(content).hexdigest()
 
 
 # From networks to datasets.
 
 
-def encode(network: QuantizedNetwork) -> Named:
+def encode(network: QuantizedNetwork | GradedNetwork) -> Named:
     """Yield the name and value of every dataset in a file of ``network``."""
     yield from _present("layer/0", type="input", shape=np.array(network.input_shape, np.int32))
-    stored = network.stored
-    groups = _chain(network.input_shape, [layer.synapse for layer in stored.layers], stored.shapes)
-    for layer, (group, datasets) in zip(stored.layers, groups, strict=True):
-        yield from datasets
-        yield from _neurons(f"{group}/neuron", layer, network.thresholds)
-    yield from _present(
-        NATIVE_GROUP,
-        format=np.int32(FORMAT),
-        timesteps=np.int32(network.timesteps),
-        proven_timesteps=np.int64(network.max_timesteps),
-        pixel_bits=np.int32(network.pixel_bits),
-        reset=network.reset,
-        poisson_seed=None if network.poisson_seed is None else np.int64(network.poisson_seed),
-        target=None if network.target == "lava" else network.target,
-        thresholds=None if network.thresholds == "channel" else network.thresholds,
-        provenance=json.dumps(dict(network.provenance), sort_keys=True),
-    )
-    for index, layer in enumerate(network.layers):
-        neuron, balanced = layer.neuron, layer.balanced
-        yield from _present(
-            f"{NATIVE_GROUP}/layer/{index}",
-            name=layer.name,
-            scale=layer.scale.astype(np.float64),
-            **_geometry(layer.synapse),
-            initial_potential=None if neuron is None else neuron.initial_potential.astype(np.int32),
-            **({} if balanced is None else {f"balanced/{k}": np.float64(getattr(balanced, k)) for k in _BALANCED}),
-            correction=None if layer.correction is None else layer.correction.astype(np.float64),
-            relay_of=_stored_relays(layer.relay_of),
-            low_bits=np.int32(layer.low_bits) if layer.low_bits else None,
-            offset=None if layer.offset is None else layer.offset.astype(np.float64),
-        )
+    pixels = network.layers[0].synapse
+    if isinstance(pixels, PixelBias):
+        yield from _present("layer/0", weight=np.int32(pixels.weight), bias=np.int32(pixels.bias))
+        yield from _present("layer/0/neuron", **_neuron(network.layers[0]))
+    stored, shape, index = network.stored, network.input_shape, 1
+    for layer in _with_synapses(stored):
+        synapse = _synapse(layer)
+        if isinstance(synapse, Dense) and len(shape) == 3:
+            yield from _present(f"layer/{index}", type="flatten")
+            index += 1
+        yield from _present(f"layer/{index}", **_synaptic(synapse, shape))
+        yield from _present(f"layer/{index}/neuron", **_neuron(layer, getattr(network, "thresholds", "channel")))
+        shape, index = synapse.output_shape(shape), index + 1
+    yield from _present(NATIVE_GROUP, format=np.int32(FORMAT), **_settings(network))
+    for number, layer in enumerate(_with_synapses(network)):
+        yield from _present(f"{NATIVE_GROUP}/layer/{number}", name=layer.name, **_numbers(layer))
 
 
-def _neurons(group: str, layer: QuantizedLayer, thresholds: Granularity) -> Named:
+_Values = dict[str, str | Array | np.generic | None]
+
+
+def _settings(network: QuantizedNetwork | GradedNetwork) -> _Values:
+    provenance = json.dumps(dict(network.provenance), sort_keys=True)
+    if isinstance(network, GradedNetwork):
+        return {"spikes": _GRADED, "spike_exp": np.int32(network.spike_exp), "provenance": provenance}
+    return {
+        "timesteps": np.int32(network.timesteps),
+        "proven_timesteps": np.int64(network.max_timesteps),
+        "pixel_bits": np.int32(network.pixel_bits),
+        "reset": network.reset,
+        "poisson_seed": _as(np.int64, network.poisson_seed),
+        "target": None if network.target == "lava" else network.target,
+        "thresholds": None if network.thresholds == "channel" else network.thresholds,
+        "provenance": provenance,
+    }
+
+
+def _numbers(layer: _AnyLayer) -> _Values:
+    """What lava-dl never reads of a layer, its synapse before pooling and dilation are written out."""
+    synapse = _synapse(layer)
+    geometry = {
+        name: np.array(getattr(synapse, name), np.int32) for name in ("pool", "dilation") if hasattr(synapse, name)
+    }
+    scale, offset = _as(np.float64, layer.scale), _as(np.float64, layer.offset)
+    relay_of = _as(np.int32, layer.relay_of if relay_count(layer.relay_of) else None)
+    if isinstance(layer, GradedLayer):
+        return {"scale": scale, "offset": offset, "relay_of": relay_of, **geometry}
+    return {
+        "scale": scale,
+        **geometry,
+        "initial_potential": _as(np.int32, layer.initial_potential),
+        **{f"balanced/{name}": _as(np.float64, getattr(layer.balanced, name, None)) for name in _BALANCED},
+        "correction": _as(np.float64, layer.correction),
+        "relay_of": relay_of,
+        "low_bits": _as(np.int32, layer.low_bits or None),
+        "offset": offset,
+    }
+
+
+def _neuron(layer: _AnyLayer, thresholds: Granularity = "channel") -> _Values:
+    if isinstance(layer, GradedLayer):
+        # Of sigma_output netx asks only whether it is there.
+        kind = {"vThMant": np.int32(layer.threshold)} if layer.sends else {"sigma_output": np.int32(1)}
+        return {"type": "SDNN", **kind}
     if layer.neuron is None and layer.bias is None:
         # netx gives a dense layer without a neuron group a non-firing integrator, which is the readout we need.
-        return
+        return {}
     # That integrator adds a bias only once; with a bias, the readout is an IF neuron that can never fire.
-    threshold = np.array(limits.NEVER_FIRES) if layer.neuron is None else layer.neuron.threshold
+    threshold = np.array(limits.NEVER_FIRES) if layer.threshold is None else layer.threshold
     if thresholds == "scalar":
         threshold = threshold.max()
     decays = {"iDecay": np.int32(limits.I_DECAY), "vDecay": np.int32(limits.V_DECAY)}
-    yield from _present(group, type="CUBA", **decays, vThMant=(threshold - 1).astype(np.int32))
+    return {"type": "CUBA", **decays, "vThMant": (threshold - 1).astype(np.int32)}
 
 
-def encode_graded(network: GradedNetwork) -> Named:
-    """Yield the name and value of every dataset in a file of ``network``."""
-    first, *layers = network.layers
-    assert isinstance(first.synapse, PixelBias)
-    weight, bias = np.int32(first.synapse.weight), np.int32(first.synapse.bias)
-    yield from _present(
-        "layer/0", type="input", shape=np.array(network.input_shape, np.int32), weight=weight, bias=bias
-    )
-    yield from _graded_neurons("layer/0/neuron", first)
-    groups = _chain(network.input_shape, [_synapse(layer) for layer in layers], network.shapes[1:])
-    for layer, (group, datasets) in zip(layers, groups, strict=True):
-        yield from datasets
-        yield from _graded_neurons(f"{group}/neuron", layer)
-    yield from _present(
-        NATIVE_GROUP,
-        format=np.int32(FORMAT),
-        spikes=_GRADED,
-        spike_exp=np.int32(network.spike_exp),
-        provenance=json.dumps(dict(network.provenance), sort_keys=True),
-    )
-    for index, layer in enumerate(layers):
-        assert layer.scale is not None
-        yield from _present(
-            f"{NATIVE_GROUP}/layer/{index}",
-            name=layer.name,
-            scale=layer.scale.astype(np.float64),
-            offset=None if layer.offset is None else layer.offset.astype(np.float64),
-            relay_of=_stored_relays(layer.relay_of),
-            **_geometry(_synapse(layer)),
-        )
+def _synaptic(synapse: Synapse, input_shape: Shape) -> _Values:
+    """The synapse without its pooling."""
+    written, shape = synapse.without_pooling(input_shape), synapse.output_shape(input_shape)
+    is_conv = isinstance(written, Conv)
+    return {
+        "type": "conv" if is_conv else "dense",
+        "shape": np.array(shape, np.int32),
+        **{name: np.int32(getattr(written, name)) for name in _GEOMETRY * is_conv},
+        "weight": written.weight.astype(np.int8),
+        # Lava's neuron axes are W, H, C.
+        "bias": None if written.bias is None else written.bias.transpose().astype(np.int32),
+    }
 
 
-def _graded_neurons(group: str, layer: GradedLayer) -> Named:
-    # Of sigma_output netx asks only whether it is there.
-    kind = {"vThMant": np.int32(layer.threshold)} if layer.sends else {"sigma_output": np.int32(1)}
-    return _present(group, type="SDNN", **kind)
-
-
-def _synapse(layer: GradedLayer) -> Synapse:
-    """The synapse of a layer after the input neurons."""
-    assert not isinstance(layer.synapse, PixelBias)
-    return layer.synapse
+def _as(dtype: type[np.generic], value: object) -> Array | None:
+    return None if value is None else np.asarray(value, dtype)
 
 
 def _present(group: str, **values: str | Array | np.generic | None) -> Named:
@@ -215,73 +219,39 @@ def _present(group: str, **values: str | Array | np.generic | None) -> Named:
             yield f"{group}/{name}", np.array(value.encode()) if isinstance(value, str) else np.asarray(value)
 
 
-def _chain(input_shape: Shape, synapses: Sequence[Synapse], shapes: Sequence[Shape]) -> Iterator[tuple[str, Named]]:
-    """Yield the group and the synaptic datasets of each layer from 1 on, of output ``shapes``; a flatten comes before a
-    dense layer of maps.
-    """
-    index = 1
-    for synapse, shape in zip(synapses, shapes, strict=True):
-        is_flattened = isinstance(synapse, Dense) and len(input_shape) == 3
-        group = f"layer/{index + is_flattened}"
-        yield group, _synaptic(group, synapse.without_pooling(input_shape), shape, f"layer/{index}" * is_flattened)
-        input_shape, index = shape, index + 1 + is_flattened
+def _with_synapses(network: QuantizedNetwork | GradedNetwork) -> Sequence[_AnyLayer]:
+    """The layers but for the input neurons."""
+    return [layer for layer in network.layers if not isinstance(layer.synapse, PixelBias)]
 
 
-def _synaptic(group: str, synapse: Synapse, shape: Shape, flatten: str) -> Named:
-    """The datasets of a synapse without pooling, after those of the layer ``flatten``, if any."""
-    if flatten:
-        yield from _present(flatten, type="flatten")
-    is_conv = isinstance(synapse, Conv)
-    names = ("stride", "padding", "dilation", "groups") if is_conv else ()
-    yield from _present(
-        group,
-        type="conv" if is_conv else "dense",
-        shape=np.array(shape, np.int32),
-        **{name: np.int32(getattr(synapse, name)) for name in names},
-        weight=synapse.weight.astype(np.int8),
-        # Lava's neuron axes are W, H, C.
-        bias=None if synapse.bias is None else synapse.bias.transpose().astype(np.int32),
-    )
-
-
-def _geometry(synapse: Synapse) -> dict[str, Array]:
-    """What the synapse is before its pooling and dilation are written out."""
-    names = ("pool", "dilation") if isinstance(synapse, Conv) else ("pool",)
-    return {name: np.array(getattr(synapse, name), np.int32) for name in names}
-
-
-def _stored_relays(relay_of: Array | None) -> Array | None:
-    return None if relay_of is None or not relay_count(relay_of) else relay_of.astype(np.int32)
+def _synapse(layer: _AnyLayer) -> Synapse:
+    """The synapse of a layer after the input neurons."""
+    assert not isinstance(layer.synapse, PixelBias)
+    return layer.synapse
 
 
 # From datasets to networks.
 
 
-def decode(datasets: Datasets) -> QuantizedNetwork:
-    """Return the network in ``datasets``, which must be exactly the datasets that `write` writes for it.
-
-    Raises
-    ------
-    NetxError
-        If a dataset is missing, unexpected, or inconsistent with the rest.
-    RangeError
-        If the network breaks an exactness rule.
-    """
-    if SPIKES in datasets:
-        hint = "`loihi-convert run`, `check` and `inspect` take it; nothing else does."
-        raise NetxError("holds graded spikes", expected="must hold binary spikes here", hint=hint)
+def decode(datasets: Datasets) -> QuantizedNetwork | GradedNetwork:
+    """Return the network in ``datasets``, which must be exactly those that `write` writes for it."""
+    # What is missing, or of another type or shape, raises an exception here or differs when it is encoded again.
     _require_format(datasets)
+    network = _decoded_graded(datasets) if SPIKES in datasets else _decoded(datasets)
+    _require_encoding(datasets, dict(encode(network)))
+    return network
+
+
+def _decoded(datasets: Datasets) -> QuantizedNetwork:
     own = _inside(datasets, f"{NATIVE_GROUP}/")
     pixel_bits = _from_1_to(limits.MAX_PIXEL_BITS, own, "pixel_bits")
-    poisson_seed = hdf5.integer(own["poisson_seed"]) if "poisson_seed" in own else None
-    input_shape = shape = _input_shape(datasets)
+    poisson_seed = own["poisson_seed"].item() if "poisson_seed" in own else None
     layers: list[QuantizedLayer] = []
-    for kind, stock, extra in _stored_layers(datasets):
+    for synapse, stock, extra in _stored_layers(datasets):
         low_bits = _from_1_to(MAX_LOW_BITS, extra, "low_bits") if "low_bits" in extra else 0
-        synapse = _decoded_synapse(kind, stock, extra, shape)
         balanced = [extra[f"balanced/{name}"] for name in _BALANCED if f"balanced/{name}" in extra]
         layer = QuantizedLayer(
-            name=hdf5.decoded(extra["name"]),
+            name=extra["name"].item().decode(),
             synapse=joined_synapse(synapse, low_bits) if low_bits else synapse,
             neuron=_decoded_neuron(stock, extra),
             scale=extra["scale"],
@@ -292,14 +262,12 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
             low_bits=low_bits,
             offset=extra.get("offset"),
         )
-        shape = layer.synapse.output_shape(shape)
-        _require_size(layer.name, shape)
         layers.append(layer)
-    network = QuantizedNetwork(
-        input_shape=input_shape,
+    return QuantizedNetwork(
+        input_shape=_input_shape(datasets),
         layers=tuple(layers),
-        timesteps=hdf5.integer(own["timesteps"]),
-        max_timesteps=hdf5.integer(own["proven_timesteps"]),
+        timesteps=own["timesteps"].item(),
+        max_timesteps=own["proven_timesteps"].item(),
         pixel_bits=pixel_bits,
         reset=cast(Reset, _choice(own, "reset", get_args(Reset))),
         provenance=_provenance(own),
@@ -307,39 +275,30 @@ def decode(datasets: Datasets) -> QuantizedNetwork:
         target=cast(Target, _choice(own, "target", get_args(Target), default="lava")),
         thresholds=cast(Granularity, _choice(own, "thresholds", get_args(Granularity), default="channel")),
     )
-    _require_encoding(datasets, dict(encode(network)))
-    return network
 
 
-def decode_graded(datasets: Datasets) -> GradedNetwork:
-    """Return the network in ``datasets``, which must be exactly those that `write_graded` writes for it."""
-    _require_format(datasets)
-    input_shape = shape = _input_shape(datasets)
-    pixels = PixelBias(hdf5.integer(datasets["layer/0/weight"]), hdf5.integer(datasets["layer/0/bias"]))
-    layers = [GradedLayer(INPUT, pixels, hdf5.integer(datasets["layer/0/neuron/vThMant"]))]
-    for kind, stock, extra in _stored_layers(datasets):
+def _decoded_graded(datasets: Datasets) -> GradedNetwork:
+    own = _inside(datasets, f"{NATIVE_GROUP}/")
+    pixels = PixelBias(datasets["layer/0/weight"].item(), datasets["layer/0/bias"].item())
+    layers = [GradedLayer(INPUT, pixels, datasets["layer/0/neuron/vThMant"].item())]
+    for synapse, stock, extra in _stored_layers(datasets):
         sends = "neuron/sigma_output" not in stock
         layer = GradedLayer(
-            hdf5.decoded(extra["name"]),
-            _decoded_synapse(kind, stock, extra, shape),
-            hdf5.integer(stock["neuron/vThMant"]) if sends else 0,
+            extra["name"].item().decode(),
+            synapse,
+            stock["neuron/vThMant"].item() if sends else 0,
             sends=sends,
             scale=extra["scale"],
             offset=extra.get("offset"),
             relay_of=_decoded_relays(extra),
         )
-        shape = _synapse(layer).output_shape(shape)
-        _require_size(layer.name, shape)
         layers.append(layer)
-    own = _inside(datasets, f"{NATIVE_GROUP}/")
-    network = GradedNetwork(input_shape, tuple(layers), hdf5.integer(own["spike_exp"]), _provenance(own))
-    _require_encoding(datasets, dict(encode_graded(network)))
-    return network
+    return GradedNetwork(_input_shape(datasets), tuple(layers), own["spike_exp"].item(), _provenance(own))
 
 
 def _require_format(datasets: Datasets) -> None:
     """Raise a `NetxError` unless ``datasets`` have the format that this version reads."""
-    version = hdf5.integer(datasets[f"{NATIVE_GROUP}/format"])
+    version = datasets[f"{NATIVE_GROUP}/format"].item()
     if version > FORMAT:
         found = f"written by a newer version of loihi-convert (format {version})"
         raise NetxError(found, where="format", hint="Update loihi-convert.")
@@ -368,10 +327,7 @@ def _require_size(name: str, shape: Shape) -> None:
 
 def _provenance(own: Datasets) -> Provenance:
     """The provenance, a JSON object whose entries have the types that `export` writes."""
-    content = json.loads(hdf5.decoded(own["provenance"]))
-    if not isinstance(content, dict):
-        raise NetxError(f"found {type(content).__name__}", where="provenance", expected="must be a JSON object")
-    provenance = Provenance(content)
+    provenance = Provenance(json.loads(own["provenance"].item()))
     try:
         provenance.require_types()
     except InputError as error:
@@ -382,14 +338,15 @@ def _provenance(own: Datasets) -> Provenance:
 
 def _choice(own: Datasets, name: str, values: tuple[str, ...], default: str = "") -> str:
     """The string in dataset ``name``, which must be one of ``values``."""
-    found = hdf5.decoded(own[name]) if name in own else default
+    found = own[name].item().decode() if name in own else default
     if found not in values:
         raise NetxError(f"found {found!r}", where=name, expected=one_of(values))
     return found
 
 
 def _from_1_to(largest: int, datasets: Datasets, name: str) -> int:
-    if not 1 <= (found := hdf5.integer(datasets[name])) <= largest:
+    found: int = datasets[name].item()
+    if not 1 <= found <= largest:
         raise NetxError(f"found {found}", where=name, expected=f"must be in 1..{largest}")
     return found
 
@@ -402,15 +359,17 @@ def _input_shape(datasets: Datasets) -> Shape:
     return shape
 
 
-def _stored_layers(datasets: Datasets) -> list[tuple[str, Datasets, Datasets]]:
-    """The type, the datasets and those that lava-dl never reads of each conv and dense layer."""
-    count = len({name.split("/")[1] for name in datasets if name.startswith("layer/")})
-    kinds = [hdf5.decoded(datasets[f"layer/{index}/type"]) for index in range(count)]
-    places = [index for index, kind in enumerate(kinds) if kind in ("conv", "dense")]
-    return [
-        (kinds[index], _inside(datasets, f"layer/{index}/"), _inside(datasets, f"{NATIVE_GROUP}/layer/{synapse}/"))
-        for synapse, index in enumerate(places)
-    ]
+def _stored_layers(datasets: Datasets) -> Iterator[tuple[Synapse, Datasets, Datasets]]:
+    """Yield the synapse of each conv and dense layer, all its datasets, and those that lava-dl never reads."""
+    shape, number = _input_shape(datasets), 0
+    for index in range(len({name.split("/")[1] for name in datasets if name.startswith("layer/")})):
+        stock, extra = _inside(datasets, f"layer/{index}/"), _inside(datasets, f"{NATIVE_GROUP}/layer/{number}/")
+        kind = stock["type"].item()
+        if kind in (b"conv", b"dense"):
+            synapse = (_decoded_conv if kind == b"conv" else _decoded_dense)(stock, extra, shape)
+            shape, number = synapse.output_shape(shape), number + 1
+            _require_size(extra["name"].item().decode(), shape)
+            yield synapse, stock, extra
 
 
 def _inside(datasets: Datasets, prefix: str) -> Datasets:
@@ -421,40 +380,53 @@ def _inside(datasets: Datasets, prefix: str) -> Datasets:
 def _decoded_neuron(stock: Datasets, extra: Datasets) -> IntegerNeuron | None:
     if "initial_potential" not in extra:
         return None
-    threshold, initial = hdf5.integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
+    threshold, initial = _integers(stock["neuron/vThMant"]) + 1, extra["initial_potential"]
     # A single number applies to all channels.
     return IntegerNeuron(np.full(initial.shape, threshold) if threshold.ndim == 0 else threshold, initial)
 
 
 def _decoded_relays(extra: Datasets) -> Array | None:
-    if "relay_of" not in extra:
-        return None
-    found = hdf5.integers(extra["relay_of"])
-    if found.ndim != 1 or found.min(initial=0) < -1:
-        raise NetxError(brief(found), where="relay_of", expected="must be a channel index or -1 for each channel")
-    return found.astype(np.int64)
+    return _integers(extra["relay_of"]).astype(np.int64) if "relay_of" in extra else None
 
 
-def _decoded_synapse(kind: str, stock: Datasets, extra: Datasets, input_shape: Shape) -> Synapse:
-    """The synapse of a layer of type ``kind``, conv or dense, with its pooling."""
-    pool, weight = hdf5.pair(extra["pool"]), stock["weight"]
-    bias = hdf5.integers(stock["bias"]).transpose() if "bias" in stock else None
-    if kind == "dense":
-        if pool != (1, 1):
-            _, height, width = input_shape
-            maps = weight.reshape(-1, *input_shape)[:, :, : height // pool[0] * pool[0], : width // pool[1] * pool[1]]
-            weight = maps[:, :, :: pool[0], :: pool[1]].reshape(len(weight), -1)
-        return Dense(hdf5.integers(weight), bias, pool)
-    dilation, stride = hdf5.pair(extra["dilation"]), hdf5.pair(stock["stride"])
-    padding = hdf5.pair(stock["padding"], least=0)
+def _decoded_dense(stock: Datasets, extra: Datasets, input_shape: Shape) -> Dense:
+    pool, weight = _pair(extra["pool"]), stock["weight"]
     if pool != (1, 1):
-        weight = weight[:, :, :: pool[0] * dilation[0], :: pool[1] * dilation[1]]
-        kernel = tuple(pool[axis] * (dilation[axis] * (weight.shape[axis + 2] - 1) + 1) for axis in (0, 1))
+        _, height, width = input_shape
+        maps = weight.reshape(-1, *input_shape)[:, :, : height // pool[0] * pool[0], : width // pool[1] * pool[1]]
+        weight = maps[:, :, :: pool[0], :: pool[1]].reshape(len(weight), -1)
+    return Dense(_integers(weight), _decoded_bias(stock), pool)
+
+
+def _decoded_conv(stock: Datasets, extra: Datasets, _: Shape) -> Conv:
+    (pool_h, pool_w), weight = _pair(extra["pool"]), stock["weight"]
+    dilation, stride, padding = (_pair(values) for values in (extra["dilation"], stock["stride"], stock["padding"]))
+    if (pool_h, pool_w) != (1, 1):
+        weight = weight[:, :, :: pool_h * dilation[0], :: pool_w * dilation[1]]
+        kernel = tuple(
+            pool * (step * (taps - 1) + 1)
+            for pool, step, taps in zip((pool_h, pool_w), dilation, weight.shape[2:], strict=True)
+        )
         # Written out, a forged pooling could take all memory.
         if kernel != stock["weight"].shape[2:]:
-            raise NetxError(f"weights of shape {stock['weight'].shape} after {pool} pooling", hint=EXPORT_AGAIN)
-        stride, padding = (
-            (stride[0] // pool[0], stride[1] // pool[1]),
-            (padding[0] // pool[0], padding[1] // pool[1]),
-        )
-    return Conv(hdf5.integers(weight), bias, stride, padding, dilation, hdf5.integer(stock["groups"]), pool)
+            found = f"weights of shape {stock['weight'].shape} after {(pool_h, pool_w)} pooling"
+            raise NetxError(found, hint=EXPORT_AGAIN)
+        stride, padding = ((rows // pool_h, columns // pool_w) for rows, columns in (stride, padding))
+    groups, pool = stock["groups"].item(), (pool_h, pool_w)
+    return Conv(_integers(weight), _decoded_bias(stock), stride, padding, dilation, groups, pool)
+
+
+def _decoded_bias(stock: Datasets) -> Array | None:
+    return _integers(stock["bias"]).transpose() if "bias" in stock else None
+
+
+def _integers(value: Array) -> Array:
+    """Integers as int32."""
+    if value.dtype.kind != "i":
+        raise NetxError(brief(value), expected="must be integers", hint=EXPORT_AGAIN)
+    return value.astype(np.int32)
+
+
+def _pair(value: Array) -> Pair:
+    first, second = _integers(value).tolist()
+    return first, second

@@ -255,7 +255,7 @@ def export_graded(
     record = {"headroom": HEADROOM, "calibration_images": len(calibration)}
     provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)
     network = replace(made.network, provenance=provenance)
-    netx.write_graded(network, output, overwrite=overwrite)
+    netx.write(network, output, overwrite=overwrite)
     verified = _verify_graded(output, network, calibration[:VERIFIED_IMAGES]) if verify else 0
     notes = (*source.notes, *count_notes(calibration), *made.notes)
     return GradedExport(output, network, made.layers, made.agreement, notes, verified)

@@ -48,42 +48,19 @@ from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation.image_shards import ONE_THREAD
 
 
-class Currents:
-    """A synapse as a function of a batch.
+def convolution_of(synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> Convolution:
+    """Return a synapse as a function of a batch of its inputs after the pooling; spikes have `sum_dtype`.
 
-    Parameters
-    ----------
-    synapse
-        The synapse, in floating point or integers.
-    input_shape
-        ``(C, H, W)`` or ``(N,)``, before pooling.
-    averages
-        Whether pooling averages (floating point) or sums (integers).
-    takes_spikes
-        Whether the inputs are sums of spikes; otherwise they may be any number.
-
-    Attributes
-    ----------
-    uses_int8
-        Whether the arithmetic is int8.
+    ``input_shape`` is that before the pooling, which ``averages`` (floating point) or sums (integers).
+    ``takes_spikes``: inputs are sums of spikes; otherwise they may be any number.
     """
-
-    def __init__(self, synapse: Synapse, input_shape: Shape, *, averages: bool, takes_spikes: bool) -> None:
-        pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
-        bytes_up_to = largest_input if takes_spikes and not averages and largest_input <= MAX_BYTE else None
-        covers_map = not isinstance(synapse, Conv)
-        weight, geometry = as_convolution(synapse, input_shape)
-        if averages and largest_input > 1:
-            weight = weight / largest_input
-        self._convolution = Convolution(weight, geometry, pooled, largest_input=bytes_up_to, covers_map=covers_map)
-
-    @property
-    def uses_int8(self) -> bool:
-        return self._convolution.uses_int8
-
-    def __call__(self, inputs: Array) -> Array:
-        """Return float32 ``(N, H_out, W_out, C_out)`` for ``(N, H, W, C)``; spikes have `sum_dtype`."""
-        return self._convolution(inputs)
+    pooled, largest_input = pooled_maps(input_shape, synapse.pool), math.prod(synapse.pool)
+    bytes_up_to = largest_input if takes_spikes and not averages and largest_input <= MAX_BYTE else None
+    weight, geometry = as_convolution(synapse, input_shape)
+    if averages and largest_input > 1:
+        weight = weight / largest_input
+    covers_map = not isinstance(synapse, Conv)
+    return Convolution(weight, geometry, pooled, largest_input=bytes_up_to, covers_map=covers_map)
 
 
 def as_convolution(synapse: Synapse, input_shape: Shape) -> tuple[Array, Geometry]:
@@ -296,11 +273,9 @@ def convolved_by_product(maps: Tensor, kernel: Tensor, geometry: Geometry) -> Te
 
 
 def has_fast_int8(weight: Array, groups: int) -> bool:
-    """Whether oneDNN has fast int8 code for a kernel ``(C_out, C_in / groups, K_h, K_w)`` on this processor.
-
-    Before AVX-512 and AVX-VNNI it has none for groups, unless they are of 1 channel or of multiples of 4: such a layer
-    then takes 20 to 100 times as long as in float32.
-    """
+    """Whether oneDNN has fast int8 code for a kernel ``(C_out, C_in / groups, K_h, K_w)`` on this processor."""
+    # Before AVX-512 and AVX-VNNI it has none for groups, unless they are of 1 channel or of multiples of 4: such a
+    # layer then takes 20 to 100 times as long as in float32.
     outputs, inputs = len(weight) // groups, weight.shape[1]
     is_plain = groups == 1 or inputs == outputs == 1 or (inputs % 4 == 0 and outputs % 4 == 0)
     return is_plain or not cpu_features().isdisjoint({"avx512bw", "avxvnni"})

@@ -81,6 +81,12 @@ class Shard:
     first: int
     images: Array
 
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> Array:
+        return np.asarray(self.images, dtype)
+
     def __str__(self) -> str:
         """The images in words, numbered from 0 as in predictions.csv."""
         return f"images {self.first}..{self.first + len(self.images) - 1}"
@@ -150,6 +156,10 @@ class DividedImages:
 
         return self.workers.map(function, shared, self.shards, place=place, done=count)
 
+    def parts(self, function: Callable[..., _Result], progress: Progress = no_progress, **own: object) -> list[_Result]:
+        """Return ``function(images=shard, **own)`` for each shard, in order; ``function`` is one of a module."""
+        return self.map(_of_part, (function, own), progress=progress)
+
     def __len__(self) -> int:
         return len(self.images)
 
@@ -160,25 +170,13 @@ class DividedImages:
         return np.array(self.images, dtype, copy=True) if copy else np.asarray(self.images, dtype)
 
 
+def _of_part(call: tuple[Callable[..., _Result], dict[str, object]], shard: Shard) -> _Result:
+    function, own = call
+    return function(images=shard, **own)
+
+
 ImageArray: TypeAlias = "Array | DividedImages"
 """uint8 ``(N, C, H, W)``: images that this process computes on, or workers."""
-
-
-def on_shards(
-    function: Callable[..., _Result],
-    shared: _Shared,
-    images: ImageArray,
-    *,
-    place: Callable[[Shard], Hashable] | None = None,
-    progress: Progress = no_progress,
-) -> list[_Result]:
-    """Return ``function(shared, shard)`` for each shard of `DividedImages`, in order; else for one shard, here.
-
-    ``function`` is one of a module, and takes ``progress``, which counts images, if it is called here.
-    """
-    if isinstance(images, DividedImages):
-        return images.map(function, shared, place=place, progress=progress)
-    return [function(shared, Shard(0, np.asarray(images)), progress=progress)]
 
 
 def joined_parts(parts: Sequence[Array]) -> Array:

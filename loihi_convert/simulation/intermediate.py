@@ -29,6 +29,7 @@ A last layer that only integrates gives its potential / T instead; where nothing
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -84,105 +85,78 @@ class Intermediate(NamedTuple):
 def intermediate_networks(
     cnn: ReluNetwork, spiking: SpikingNetwork, network: QuantizedNetwork, timesteps: int, *, device: str = "cpu"
 ) -> tuple[Intermediate, ...]:
-    """Return the networks between ``cnn`` and ``network``, in order; the last one is ``network`` itself.
-
-    Parameters
-    ----------
-    cnn
-        The CNN.
-    spiking
-        The float SNN that ``network`` was rounded from, with the layers of ``cnn``.
-    network
-        The network in the file.
-    timesteps
-        T.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
-    """
-    neurons = [layer.neuron for layer in spiking.layers]
-    compensated = [
-        None if neuron is None else replace(neuron, amplitude=_threshold_amplitude(neuron)) for neuron in neurons
-    ]
+    """Return the networks between ``cnn`` and ``network``, that of the file; it was rounded from ``spiking``."""
+    own = [layer.neuron for layer in spiking.layers]
+    compensated = [neuron and replace(neuron, amplitude=_threshold_amplitude(neuron)) for neuron in own]
     # A fitted amplitude belongs to the hard reset; before that change it is the threshold.
-    is_fitted = spiking.reset == "hard" and not any(neuron is not None and neuron.is_literal for neuron in neurons)
-    if is_fitted:
-        neurons = compensated
-    neurons = _repeating(cnn, neurons)
+    is_fitted = spiking.reset == "hard" and not any(neuron is not None and neuron.is_literal for neuron in own)
+    neurons = _repeating(cnn, compensated if is_fitted else own)
     layers = tuple(replace(layer, neuron=neuron) for layer, neuron in zip(spiking.layers, neurons, strict=True))
     corrected = replace(spiking, reset="soft", layers=layers)
     uncorrected = replace(
         corrected,
         layers=tuple(replace(layer, synapse=source.synapse) for layer, source in zip(layers, cnn.layers, strict=True)),
     )
-    rounded = _with_rounded_weights(spiking, network)
 
     def chain(
-        activation: Callable[[int, IntegrateAndFire], Activation], used: Sequence[IntegrateAndFire | None]
+        activation: Callable[[int, IntegrateAndFire, Array], Array], used: Sequence[IntegrateAndFire | None] = neurons
     ) -> Callable[[Array, int], list[Array]]:
         activations = [
-            unchanged if neuron is None else _but_relays(activation(index, neuron), layer.relay_of)
+            unchanged if neuron is None else _but_relays(functools.partial(activation, index, neuron), layer.relay_of)
             for index, (neuron, layer) in enumerate(zip(used, cnn.layers, strict=True))
         ]
         own = ReluChain(cnn, activations=activations)
         return lambda images, _: own(images)
 
-    def clipping(index: int, neuron: IntegrateAndFire) -> Activation:
-        own = cnn_activation(cnn, index)
-        return lambda maps: clipped(own(maps), neuron)
+    def clipping(index: int, neuron: IntegrateAndFire, maps: Array) -> Array:
+        return clipped(cnn_activation(cnn, index)(maps), neuron)
 
-    def nearest(index: int, neuron: IntegrateAndFire) -> Activation:
-        return lambda maps: _counted(maps, neuron, np.full_like(neuron.threshold, 0.5), timesteps)
+    def nearest(_: int, neuron: IntegrateAndFire, maps: Array) -> Array:
+        return _counted(maps, neuron, np.full_like(neuron.threshold, 0.5), timesteps)
 
-    def from_initial(index: int, neuron: IntegrateAndFire) -> Activation:
-        return lambda maps: _counted(maps, neuron, neuron.initial_potential / _finite(neuron), timesteps)
+    def from_initial(_: int, neuron: IntegrateAndFire, maps: Array) -> Array:
+        finite = np.where(np.isfinite(neuron.threshold), neuron.threshold, 1.0)
+        return _counted(maps, neuron, neuron.initial_potential / finite, timesteps)
 
-    def simulated(real: SpikingNetwork) -> _Rates:
-        amplitudes = [None if layer.neuron is None else layer.neuron.amplitude for layer in real.layers]
-        units = [np.ones(layer.synapse.channels) for layer in real.layers]
-        return _Rates(Simulator(real, Recording(spikes=True), device=device), real, amplitudes, units, timesteps)
-
-    def exported(*, saturates: bool) -> _Rates:
-        simulator = Simulator(network, Recording(spikes=True), device=device, saturates=saturates)
-        return _Rates(simulator, network, network.used_amplitudes, [layer.scale for layer in network.layers], timesteps)
-
+    rates = functools.partial(_Rates, timesteps=timesteps, device=device)
     alive = [
-        _own(neuron, layer.relay_of)
+        (own_channels(layer.relay_of), neuron)
         for neuron, layer in zip(neurons, cnn.layers, strict=True)
         if neuron is not None and not only_relays(layer.relay_of)
     ]
-    is_literal = any((neuron.amplitude != _threshold_amplitude(neuron)).any() for neuron in alive)
-    is_half = all((neuron.initial_potential == _threshold_amplitude(neuron) / 2).all() for neuron in alive)
-    is_corrected = any(layer.correction is not None for layer in spiking.layers)
-    found = [
-        Intermediate("clipping", chain(clipping, compensated)),
-        *([Intermediate("amplitude", chain(clipping, neurons))] if is_literal else []),
-        Intermediate("levels", chain(nearest, neurons)),
-        *([] if is_half else [Intermediate("initial_potential", chain(from_initial, neurons))]),
-        Intermediate("timing", simulated(replace(uncorrected, poisson_seed=None))),
-        *([Intermediate("input", simulated(uncorrected))] if spiking.poisson_seed is not None else []),
-        *([Intermediate("correction", simulated(corrected))] if is_corrected else []),
-        *([Intermediate("reset", simulated(spiking))] if spiking.reset == "hard" else []),
-        Intermediate("weights", simulated(rounded)),
-        Intermediate("thresholds", exported(saturates=False)),
-        Intermediate("saturation", exported(saturates=True)),
+    is_literal = any((neuron.amplitude != _threshold_amplitude(neuron))[own].any() for own, neuron in alive)
+    is_half = all((neuron.initial_potential == _threshold_amplitude(neuron) / 2)[own].all() for own, neuron in alive)
+    found: list[tuple[Cause, bool, Callable[[], Callable[[Array, int], list[Array]]]]] = [
+        ("clipping", True, lambda: chain(clipping, compensated)),
+        ("amplitude", is_literal, lambda: chain(clipping)),
+        ("levels", True, lambda: chain(nearest)),
+        ("initial_potential", not is_half, lambda: chain(from_initial)),
+        ("timing", True, lambda: rates(replace(uncorrected, poisson_seed=None))),
+        ("input", spiking.poisson_seed is not None, lambda: rates(uncorrected)),
+        ("correction", any(layer.correction is not None for layer in spiking.layers), lambda: rates(corrected)),
+        ("reset", spiking.reset == "hard", lambda: rates(spiking)),
+        ("weights", True, lambda: rates(_with_rounded_weights(spiking, network))),
+        ("thresholds", True, lambda: rates(network, saturates=False)),
+        ("saturation", True, lambda: rates(network, saturates=True)),
     ]
-    return tuple(found)
+    return tuple(Intermediate(cause, made()) for cause, differs, made in found if differs)
 
 
 class _Rates:
     """The simulated activations of a network as a function of images."""
 
     def __init__(
-        self,
-        simulator: Simulator,
-        network: SpikingNetwork | QuantizedNetwork,
-        amplitudes: Sequence[Array | None],
-        units: Sequence[Array],
-        timesteps: int,
+        self, network: SpikingNetwork | QuantizedNetwork, timesteps: int, device: str, *, saturates: bool = True
     ) -> None:
-        self._simulator, self._timesteps = simulator, timesteps
-        self._spikes = [amplitude is not None for amplitude in amplitudes]
+        self._simulator = Simulator(network, Recording(spikes=True), device=device, saturates=saturates)
+        self._timesteps = timesteps
         self._shapes = [shape if len(shape) == 3 else (*shape, 1, 1) for shape in network.shapes]
+        if isinstance(network, QuantizedNetwork):
+            amplitudes, units = network.used_amplitudes, [layer.scale for layer in network.layers]
+        else:
+            amplitudes = tuple(None if layer.neuron is None else layer.neuron.amplitude for layer in network.layers)
+            units = [np.ones(layer.synapse.channels) for layer in network.layers]
+        self._spikes = [amplitude is not None for amplitude in amplitudes]
         # Value of a spike, or of a unit of the last layer's potential.
         self._factors = [
             ((unit if amplitude is None else amplitude) / timesteps).astype(np.float32)
@@ -220,12 +194,6 @@ def _but_relays(activation: Activation, relay_of: Array | None) -> Activation:
     return activated
 
 
-def _own(neuron: IntegrateAndFire, relay_of: Array | None) -> IntegrateAndFire:
-    """The neurons that are not relays."""
-    own = own_channels(relay_of)
-    return IntegrateAndFire(neuron.threshold[own], neuron.amplitude[own], neuron.initial_potential[own])
-
-
 def _repeating(cnn: ReluNetwork, neurons: Sequence[IntegrateAndFire | None]) -> list[IntegrateAndFire | None]:
     """``neurons`` with the threshold and amplitude of each relay set to its source's amplitude, and its V0 to 0."""
     found: list[IntegrateAndFire | None] = []
@@ -240,11 +208,6 @@ def _counted(maps: Array, neuron: IntegrateAndFire, share: Array, timesteps: int
     spent = maps * np.float32(timesteps) / neuron.threshold.astype(np.float32)
     counts = np.floor(spent + share.astype(np.float32))
     return np.asarray(np.clip(counts, 0, timesteps) * (neuron.amplitude / timesteps).astype(np.float32))
-
-
-def _finite(neuron: IntegrateAndFire) -> Array:
-    """The thresholds; 1 for channels that can never fire."""
-    return np.where(np.isfinite(neuron.threshold), neuron.threshold, 1.0)
 
 
 def _threshold_amplitude(neuron: IntegrateAndFire) -> Array:

@@ -25,7 +25,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -39,8 +39,8 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
 from loihi_convert.simulation import neuron_kernels as kernels
 from loihi_convert.simulation.currents import (
-    Currents,
     Geometry,
+    convolution_of,
     convolved_by_product,
     exact_products,
     pooled_maps,
@@ -89,6 +89,37 @@ class Recording:
     counts: bool = False
     currents: bool = False
     clipping: bool = False
+
+
+class Neurons(NamedTuple):
+    """The neurons of a layer: their model, and their numbers, float32 ``(H W C,)``, arrays or tensors.
+
+    Parameters
+    ----------
+    limit
+        As in `LayerSpec`.
+    threshold
+        The value a spike subtracts; finite, because infinity x 0 would be NaN.
+    level
+        What the state must exceed for a neuron to fire.
+    initial
+        States before the first step.
+    offset
+        Potential minus state.
+    """
+
+    model: NeuronModel
+    limit: float
+    bias: Any
+    threshold: Any
+    level: Any
+    initial: Any
+    offset: Any
+
+    def on(self, device: str) -> Neurons:
+        """Return them as tensors on ``device``."""
+        model, limit, *numbers = self
+        return Neurons(model, limit, *(torch.from_numpy(array).to(device) for array in numbers))
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,42 +173,21 @@ class LayerSpec:
         return height, width, channels
 
     @property
-    def thresholds(self) -> Array:
-        """The value a spike subtracts: float32 ``(H W C,)``, finite, because infinity x 0 would be NaN."""
-        finite = np.full(self.shape[0], np.inf) if self.threshold is None else self.threshold.astype(np.float64)
-        return self._map(np.minimum(finite, np.finfo(np.float32).max))
-
-    @property
-    def levels(self) -> Array:
-        """The level that the state must exceed for a neuron to fire: float32 ``(H W C,)``."""
-        if self.threshold is None:
-            return self._map(np.full(self.shape[0], np.inf))
-        if self.neuron.is_circuit:
-            return self._map(self.threshold - 1) - self.offsets
+    def neurons(self) -> Neurons:
+        """The numbers of the neurons."""
+        channels = self.shape[0]
+        threshold = np.full(channels, np.inf) if self.threshold is None else self.threshold
+        spent = self._map(np.minimum(threshold.astype(np.float64), np.finfo(np.float32).max))
+        initial = self._map(np.zeros(channels) if self.initial_potential is None else self.initial_potential)
+        offset = initial * np.float32(self.neuron.is_circuit)
         if self.is_integer:
-            return self._map(self.threshold - 1)
-        # A float32 is >= the threshold if and only if it is > the next smaller float32.
-        below = np.nextafter(self.thresholds, np.float32(-np.inf))
-        return np.where(np.isfinite(self._map(self.threshold)), below, np.float32(np.inf))
-
-    @property
-    def biases(self) -> Array:
-        """The biases: float32 ``(H W C,)``."""
-        return self._map(np.zeros(self.shape[0]) if self.synapse.bias is None else self.synapse.bias)
-
-    @property
-    def initial_states(self) -> Array:
-        """States before the first step: float32 ``(H W C,)``."""
-        return self._map(self._initial_potential * (not self.neuron.is_circuit))
-
-    @property
-    def offsets(self) -> Array:
-        """Potential minus state: float32 ``(H W C,)``."""
-        return self._map(self._initial_potential * self.neuron.is_circuit)
-
-    @property
-    def _initial_potential(self) -> Array:
-        return np.zeros(self.shape[0]) if self.initial_potential is None else self.initial_potential
+            level = self._map(threshold - 1) - offset
+        else:
+            # A float32 is >= the threshold if and only if it is > the next smaller float32.
+            is_finite = np.isfinite(self._map(threshold))
+            level = np.where(is_finite, np.nextafter(spent, np.float32(-np.inf)), np.float32(np.inf))
+        bias = self._map(np.zeros(channels) if self.synapse.bias is None else self.synapse.bias)
+        return Neurons(self.neuron, self.limit, bias, spent, level, initial - offset, offset)
 
     @property
     def pooled_fan_out(self) -> Array:
@@ -199,10 +209,9 @@ class LayerSpec:
 
 def integer_specs(network: QuantizedNetwork, neuron: NeuronModel, *, saturates: bool) -> list[LayerSpec]:
     """Return the layers of ``network``, as stored, as simulated."""
-    limit = neuron.limit if saturates else math.inf
-    synapses = [layer.synapse for layer in network.layers]
-    fan_outs = [*network.fan_outs, None][: len(synapses)]
-    specs = _specs(network, synapses, fan_outs, limit=limit, neuron=neuron, is_integer=True)
+    specs = _specs(network, [layer.synapse for layer in network.layers], neuron, network.fan_outs)
+    if not saturates:
+        specs = [replace(spec, limit=math.inf) for spec in specs]
     return [_by_stock_lif(spec) for spec in specs] if neuron is NeuronModel.STOCK_LIF else specs
 
 
@@ -224,38 +233,33 @@ def float_specs(network: SpikingNetwork) -> list[LayerSpec]:
         # Inputs are spikes (0 or 1): the amplitudes of the layer before become factors on the weights.
         synapses.append(layer.synapse if amplitude is None else layer.synapse.with_input_factors(amplitude))
         amplitude = None if layer.neuron is None else layer.neuron.amplitude
-    neuron = NeuronModel(network.reset)
-    return _specs(network, synapses, [None] * len(synapses), limit=math.inf, neuron=neuron, is_integer=False)
+    return _specs(network, synapses, NeuronModel(network.reset))
 
 
 def _specs(
     network: SpikingNetwork | QuantizedNetwork,
     synapses: Sequence[Synapse],
-    fan_outs: Sequence[Array | None],
-    *,
-    limit: float,
     neuron: NeuronModel,
-    is_integer: bool,
+    fan_outs: Sequence[Array] | None = None,
 ) -> list[LayerSpec]:
-    shapes = (network.input_shape, *network.shapes)
-    pools = [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
+    """The layers of ``network`` with ``synapses``; its numbers are integers if ``fan_outs`` are given."""
+    shapes, neurons = (network.input_shape, *network.shapes), [layer.neuron for layer in network.layers]
+    is_integer, pools = fan_outs is not None, [*(synapse.pool for synapse in synapses[1:]), (1, 1)]
     return [
         LayerSpec(
             synapse=synapse,
-            input_shape=input_shape,
+            input_shape=shapes[index],
             takes_spikes=index > 0 or network.poisson_seed is not None,
-            shape=shape,
-            threshold=None if layer.neuron is None else layer.neuron.threshold,
-            initial_potential=None if layer.neuron is None else layer.neuron.initial_potential,
-            limit=limit,
+            shape=shapes[index + 1],
+            threshold=getattr(neurons[index], "threshold", None),
+            initial_potential=getattr(neurons[index], "initial_potential", None),
+            limit=neuron.limit if is_integer else math.inf,
             neuron=neuron,
             is_integer=is_integer,
-            pool=pool,
-            fan_out=fan_out,
+            pool=pools[index],
+            fan_out=fan_outs[index] if fan_outs and index < len(fan_outs) else None,
         )
-        for index, (layer, synapse, input_shape, shape, pool, fan_out) in enumerate(
-            zip(network.layers, synapses, shapes[:-1], shapes[1:], pools, fan_outs, strict=True)
-        )
+        for index, synapse in enumerate(synapses)
     ]
 
 
@@ -276,7 +280,7 @@ class CpuLayer:
     """The layer ``spec``, a synapse and its neurons, on a CPU."""
 
     def __init__(self, spec: LayerSpec) -> None:
-        self._synapse = Currents(
+        self._synapse = convolution_of(
             spec.synapse, spec.input_shape, averages=not spec.is_integer, takes_spikes=spec.takes_spikes
         )
         self._shape, self._count, self._pool = spec.map_shape, spec.size, spec.pool
@@ -299,13 +303,14 @@ class CpuLayer:
         self._word = np.dtype(f"u{lanes}") if self._dtype == np.uint8 else self._dtype
         words = channels * self._dtype.itemsize // self._word.itemsize
         column, word = np.divmod(np.arange(width // spec.pool[1] * words), words)
-        self._initial, tile = spec.initial_states, slice(self._tile)
+        neurons, tile = spec.neurons, slice(self._tile)
+        self._initial = neurons.initial
         self._layer = kernels.Layer(
-            bias=spec.biases[tile] if bias is None or bias.ndim == 1 else spec.biases,
-            level=spec.levels[tile],
-            threshold=spec.thresholds[tile],
-            offset=spec.offsets[tile],
-            initial=self._initial[tile],
+            bias=neurons.bias[tile] if bias is None or bias.ndim == 1 else neurons.bias,
+            level=neurons.level[tile],
+            threshold=neurons.threshold[tile],
+            offset=neurons.offset[tile],
+            initial=neurons.initial[tile],
             fan_out=fan_out.astype(np.float32) if is_small else fan_out,
             limit=limit,
             # Lava's u wraps already at -2^17.
@@ -322,10 +327,7 @@ class CpuLayer:
         self.fire(None, torch.empty(0, 1, self._count, dtype=torch.float32, device="cpu"), 1, Recording())
 
     def currents_of(self, inputs: Tensor) -> Tensor:
-        """Return float32 ``(B, T, neurons)``, without the bias, for inputs ``(B, T, H', W', C)`` on any device.
-
-        The inputs are already summed over the windows of the pooling before the synapse.
-        """
+        """Return float32 ``(B, T, neurons)``, without bias, for pooled inputs ``(B, T, H', W', C)`` on any device."""
         maps = inputs.numpy()
         currents = self._synapse(maps.reshape(-1, *maps.shape[2:]))
         return torch.from_numpy(currents.reshape(*maps.shape[:2], -1))
@@ -396,25 +398,7 @@ class Step(NamedTuple):
     spikes: Tensor
 
 
-class NeuronTensors(NamedTuple):
-    """Neurons of a layer: their model, and tensors ``(neurons,)`` as in `LayerSpec`."""
-
-    model: NeuronModel
-    limit: float
-    bias: Tensor
-    threshold: Tensor
-    level: Tensor
-    initial: Tensor
-    offset: Tensor
-
-    @classmethod
-    def of(cls, spec: LayerSpec, device: str) -> NeuronTensors:
-        """Return those of ``spec`` on ``device``."""
-        arrays = (spec.biases, spec.thresholds, spec.levels, spec.initial_states, spec.offsets)
-        return cls(spec.neuron, spec.limit, *(torch.from_numpy(array).to(device) for array in arrays))
-
-
-def one_step(neurons: NeuronTensors, states: Tensor, currents: Tensor) -> Step:
+def one_step(neurons: Neurons, states: Tensor, currents: Tensor) -> Step:
     """Return neurons after one step: the equations of `ir.neuron_model`, which `neuron_kernels.py` must equal.
 
     ``states``, V or the circuit's u, and ``currents``, I(t), are ``(B, neurons)``.
@@ -454,7 +438,7 @@ class GpuLayer:
         with np.errstate(over="ignore"):
             self._kernel = torch.from_numpy(weight.astype(np.float32, order="C")).to(device)
         self._map_shape, self._pool = spec.map_shape, spec.pool
-        self._neurons = NeuronTensors.of(spec, device)
+        self._neurons = spec.neurons.on(device)
         self._fan_out = torch.from_numpy(spec.pooled_fan_out).to(device).flatten()
 
     def currents_of(self, inputs: Tensor) -> Tensor:
@@ -474,7 +458,8 @@ class GpuLayer:
 
     def initial_states(self, images: int) -> Tensor:
         """See `CpuLayer.initial_states`."""
-        return self._neurons.initial.repeat(images, 1)
+        initial: Tensor = self._neurons.initial.repeat(images, 1)
+        return initial
 
     def fire(
         self, states: Tensor | None, currents: Tensor, steps: int, recording: Recording
@@ -559,10 +544,8 @@ class RateErrors(NamedTuple):
 
     @property
     def amplitude_factors(self) -> Array:
-        """The factor on the rate that minimizes the error, ``(G, C)``; 1 if nothing fires.
-
-        With r the rate and x the activation, sum (f r - x)^2 is smallest at f = sum r x / sum r^2.
-        """
+        """The factor on the rate that minimizes the error, ``(G, C)``; 1 if nothing fires."""
+        # With r the rate and x the activation, sum (f r - x)^2 is smallest at f = sum r x / sum r^2.
         return np.divide(self._products, self.rates, out=np.ones_like(self.rates), where=self.rates > 0)
 
     @property
@@ -580,27 +563,17 @@ class RateErrors(NamedTuple):
 def rate_errors(
     spec: LayerSpec, currents: Array, activations: Array, thresholds: Array, initial_potentials: Array, timesteps: int
 ) -> RateErrors:
-    """Return the errors of firing rates against activations for several thresholds and initial potentials.
+    """Return the errors of firing rates over T steps against ``activations``, float32 ``(B, neurons)``.
 
-    Parameters
-    ----------
-    spec
-        The layer; its own thresholds and initial potentials are ignored.
-    currents
-        float32 ``(B, T, neurons)``, or ``(B, 1, neurons)`` if they are constant; without the bias.
-    activations
-        float32 ``(B, neurons)``: the desired rates.
-    thresholds, initial_potentials
-        float64 ``(G, C)``, the thresholds positive: G pairs for each channel.
-    timesteps
-        T.
+    ``currents``, without the bias, are as in `CpuLayer.fire`. There is one result for each of ``thresholds``, positive,
+    and ``initial_potentials``, float64 ``(G, C)``, which replace those of ``spec``.
     """
     repeats = spec.size // thresholds.shape[1]
     tried, initial = (np.tile(values.astype(np.float32), (1, repeats)) for values in (thresholds, initial_potentials))
     errors, squares = np.zeros(tried.shape), np.zeros(tried.shape)
     below = np.nextafter(tried, np.float32(-np.inf))
-    is_soft = spec.neuron.reset == "soft"
-    kernels.rate_errors(currents, spec.biases, activations, tried, below, initial, is_soft, timesteps, errors, squares)
+    is_soft, bias = spec.neuron.reset == "soft", spec.neurons.bias
+    kernels.rate_errors(currents, bias, activations, tried, below, initial, is_soft, timesteps, errors, squares)
     wanted = np.square(activations, dtype=np.float64).sum(axis=0, keepdims=True)
     by_channel = (sums.reshape(len(sums), repeats, -1).sum(axis=1) for sums in (errors, squares, wanted))
     errors, squares, wanted = by_channel

@@ -39,7 +39,6 @@ from loihi_convert.simulation.image_shards import (
     block_multiple,
     float_block_size,
     on_cores,
-    on_shards,
 )
 from loihi_convert.simulation.layers import (
     DeviceLayer,
@@ -61,6 +60,8 @@ _Found = TypeVar("_Found")
 @dataclass(eq=False)
 class GrowingSimulation:
     """The layers of ``network`` with known thresholds, on ``images``, for ``timesteps`` steps.
+
+    ``fixed`` are the layers with known thresholds: none at the first call, then the same or more at each call.
 
     Parameters
     ----------
@@ -104,10 +105,7 @@ class GrowingSimulation:
         self._activation_sums: list[Array] = []
 
     def largest_currents(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
-        """Return the largest current of each channel of the layer after ``fixed``: float64 ``(C_out,)``.
-
-        ``fixed`` are the layers with known thresholds: none at the first call, then the same or more at each call.
-        """
+        """Return the largest current of each channel of the layer after ``fixed``: float64 ``(C_out,)``."""
         return np.asarray(np.maximum.reduce(self._of_parts(progress, LayerwisePart.largest_currents, fixed)))
 
     def rate_errors(
@@ -119,12 +117,8 @@ class GrowingSimulation:
         correction: Array | None = None,
         progress: Progress = no_progress,
     ) -> RateErrors:
-        """Return the errors of the rates of the layer after ``fixed`` against the CNN's activations.
-
-        There is one result for each of ``thresholds`` and ``initial_potentials``, float64 ``(G, C_out)``; see
-        `layers.rate_errors`. ``fixed`` is as in `largest_currents`; ``correction``, ``(C_out,)``, is added to the
-        layer's bias.
-        """
+        """Return `layers.rate_errors` of the layer after ``fixed``, ``correction``, ``(C_out,)``, added to its bias,
+        against the CNN's activations."""
         assert self.whole, "a rate needs all steps"
         parts = self._of_parts(progress, LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
         return total(itertools.chain.from_iterable(parts))
@@ -170,7 +164,7 @@ class GrowingSimulation:
         """What ``method`` of `LayerwisePart` gives for each part of the images, in order."""
         plan = replace(self, images=np.empty(0))
         if isinstance(self.images, DividedImages):
-            return on_shards(_called, (plan, method, arguments), self.images, place=self.place, progress=progress)
+            return self.images.map(_called, (plan, method, arguments), place=self.place, progress=progress)
         if self._part is None:
             self._part = LayerwisePart(plan, Shard(0, np.asarray(self.images)))
         return [method(self._part, progress, *arguments)]
@@ -179,8 +173,6 @@ class GrowingSimulation:
 def _called(
     call: tuple[GrowingSimulation, Callable[..., _Found], tuple[object, ...]],
     shard: Shard,
-    *,
-    progress: Progress = no_progress,
 ) -> _Found:
     """Call a method of the part of ``shard``, which this process keeps for the next call, together with few others."""
     plan, method, arguments = call
@@ -192,7 +184,7 @@ def _called(
         _KEPT[place] = part
         while len(_KEPT) > _MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)))
-    return method(part, progress, *arguments)
+    return method(part, no_progress, *arguments)
 
 
 # In a worker: parts by their place, the one used last at the end. Any may be lost: it is then simulated again.
@@ -229,7 +221,7 @@ class LayerwisePart:
                 np.maximum(largest, highest, out=largest)
 
         self._pass(layers, take, progress)
-        return np.asarray((largest + last.biases).reshape(-1, last.synapse.channels).max(axis=0), np.float64)
+        return np.asarray((largest + last.neurons.bias).reshape(-1, last.synapse.channels).max(axis=0), np.float64)
 
     def rate_errors(
         self,

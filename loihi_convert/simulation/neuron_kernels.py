@@ -64,22 +64,14 @@ def _step(
     potential: Array, current: Array, bias: Array, level: Array, threshold: Array, limit: float, is_soft: bool,
     fired: Array,
 ) -> None:  # fmt: skip
-    if is_soft:
-        for index in range(fired.size):
-            v = potential[index] + (current[index] + bias[index])
-            v = limit if v > limit else v
-            v = -limit if v < -limit else v
-            fires = v > level[index]
-            potential[index] = v - threshold[index] if fires else v
-            fired[index] = fires
-    else:
-        for index in range(fired.size):
-            v = potential[index] + (current[index] + bias[index])
-            v = limit if v > limit else v
-            v = -limit if v < -limit else v
-            fires = v > level[index]
-            potential[index] = np.float32(0) if fires else v
-            fired[index] = fires
+    for index in range(fired.size):
+        v = potential[index] + (current[index] + bias[index])
+        v = limit if v > limit else v
+        v = -limit if v < -limit else v
+        fires = v > level[index]
+        left = v - threshold[index] if is_soft else np.float32(0)
+        potential[index] = left if fires else v
+        fired[index] = fires
 
 
 @compiled()
@@ -276,18 +268,12 @@ def _count(
     potential: Array, current: Array, bias: Array, level: Array, threshold: Array, is_soft: bool, counts: Array
 ) -> None:
     """As `_step` without limits; adds spikes to ``counts``."""
-    if is_soft:
-        for index in range(counts.size):
-            v = potential[index] + (current[index] + bias[index])
-            fires = v > level[index]
-            potential[index] = v - threshold[index] if fires else v
-            counts[index] += np.float32(1) if fires else np.float32(0)
-    else:
-        for index in range(counts.size):
-            v = potential[index] + (current[index] + bias[index])
-            fires = v > level[index]
-            potential[index] = np.float32(0) if fires else v
-            counts[index] += np.float32(1) if fires else np.float32(0)
+    for index in range(counts.size):
+        v = potential[index] + (current[index] + bias[index])
+        fires = v > level[index]
+        left = v - threshold[index] if is_soft else np.float32(0)
+        potential[index] = left if fires else v
+        counts[index] += np.float32(1) if fires else np.float32(0)
 
 
 @compiled()

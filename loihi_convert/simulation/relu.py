@@ -19,8 +19,15 @@ from loihi_convert.ground.compiled import compiled
 from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, own_channels
 from loihi_convert.ir.synapse import Synapse
-from loihi_convert.simulation.currents import MAX_PIXEL, Currents, channels_last, sum_pool
-from loihi_convert.simulation.image_shards import ImageArray, Shard, block_multiple, joined_parts, on_cores, on_shards
+from loihi_convert.simulation.currents import MAX_PIXEL, channels_last, convolution_of, sum_pool
+from loihi_convert.simulation.image_shards import (
+    DividedImages,
+    ImageArray,
+    Shard,
+    block_multiple,
+    joined_parts,
+    on_cores,
+)
 
 # Largest number of images x neurons of the largest layer computed at once: 16 MiB.
 _BLOCK: Final = 2**22
@@ -57,7 +64,7 @@ class ReluChain:
         shapes, layers = (network.input_shape, *network.shapes), network.layers[:depth]
         activations = activations or [cnn_activation(network, index) for index in range(len(layers))]
         self._layers = [
-            (layer.synapse, Currents(layer.synapse, shape, averages=True, takes_spikes=False), activation)
+            (layer.synapse, convolution_of(layer.synapse, shape, averages=True, takes_spikes=False), activation)
             for layer, shape, activation in zip(layers, shapes[: len(layers)], activations, strict=True)
         ]
         if any(layer.levels is not None for layer in layers):
@@ -140,32 +147,26 @@ def on_blocks(
     )
 
 
-def cnn_scores(network: ReluNetwork, images: ImageArray) -> Array:
+def cnn_scores(network: ReluNetwork, images: ImageArray | Shard) -> Array:
     """Return the CNN's class scores: float32 ``(N, classes)`` for uint8 ``images``.
 
     Every bit is the same on any number of cores, and for images that are divided as `image_shards.block_multiple` says.
     """
-    return joined_parts(on_shards(_cnn_scores, network, images))
-
-
-def _cnn_scores(network: ReluNetwork, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    images = np.asarray(shard.images)
+    if isinstance(images, DividedImages):
+        return joined_parts(images.parts(cnn_scores, network=network))
     found = np.empty((len(images), *network.shapes[-1]), np.float32)
 
     def score(start: int, outputs: list[Array]) -> None:
         scores = outputs[-1].reshape(-1, *network.shapes[-1])
         found[start : start + len(scores)] = scores
 
-    on_blocks(ReluChain(network), images, score, progress=progress)
+    on_blocks(ReluChain(network), np.asarray(images), score)
     return found
 
 
 def currents(synapse: Synapse, inputs: Array, *, averages: bool) -> Array:
-    """Return the input current of each neuron: float32 ``(B, *shape)`` for inputs ``(B, C, H, W)``.
-
-    ``averages``: whether pooling averages (floating point) or sums (integers).
-    """
-    operator = Currents(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
+    """Return input currents, float32 ``(B, *shape)``, for ``(B, C, H, W)``; pooling ``averages``, or sums."""
+    operator = convolution_of(synapse, inputs.shape[1:], averages=averages, takes_spikes=False)
     found = operator(sum_pool(channels_last(inputs), synapse.pool))
     return _as_in_torch(_with_bias(found, synapse), synapse.output_shape(inputs.shape[1:]))
 
@@ -194,7 +195,7 @@ _NONE_YET: Final = -1000
 class Activations:
     """The CNN's activations on calibration images, after ReLU except in the last layer.
 
-    Images are computed when a percentile is first asked for, and once more if that was 100, which needs no histogram.
+    Images are computed when a percentile is first asked for.
 
     Parameters
     ----------
@@ -218,10 +219,8 @@ class Activations:
         of other layers. 0 if none is positive, not finite if one overflows float32. Up to 1 / 2048 of the largest
         activation above the exact value; 100 is exact.
         """
-        bins = _BINS if percentile < 100 else 0
-        if not self._layers or self._layers[0].bins < bins:
-            parts = on_shards(_histograms, (self._network, bins), self.images, progress=progress)
-            self._layers = [functools.reduce(Histogram.with_values_of, found) for found in zip(*parts, strict=True)]
+        if not self._layers:
+            self._layers = _histograms(self._network, self.images, progress)
         found = []
         for histogram, layer in zip(self._layers, self._network.layers, strict=True):
             values = histogram.of_channels(own_channels(layer.relay_of)) if per_layer else histogram
@@ -240,25 +239,19 @@ class Histogram:
     channels
         Number of channels.
     bins
-        `_BINS`, or 0: only the largest values are known.
+        A power of two.
     """
 
-    def __init__(self, channels: int, bins: int) -> None:
+    def __init__(self, channels: int, bins: int = _BINS) -> None:
         self._largest = np.zeros(channels, np.float32)
         self._exponents = np.full(channels, _NONE_YET)
-        self._counts = np.zeros((channels, bins), np.int64)
-
-    @property
-    def bins(self) -> int:
-        """The number of bins."""
-        return self._counts.shape[1]
+        self._bins, self._counts = bins, np.zeros((channels, bins), np.int64)
 
     def add(self, maps: Array) -> None:
         """Add values, float32 ``(N, H, W, C)``."""
         self._make_room(maps.max(axis=(0, 1, 2)))
-        if self.bins:
-            scales = np.ldexp(float(self.bins), -np.maximum(self._exponents, -900))
-            count_in_bins(maps.reshape(-1, maps.shape[3]), scales, self._counts)
+        scales = np.ldexp(float(self._bins), -np.maximum(self._exponents, -900))
+        count_in_bins(maps.reshape(-1, maps.shape[3]), scales, self._counts)
 
     def with_values_of(self, other: Histogram) -> Histogram:
         """Return this histogram, after adding the values of ``other``, which may be changed."""
@@ -269,11 +262,11 @@ class Histogram:
 
     def of_channels(self, chosen: slice | Array) -> Histogram:
         """Return the values of ``chosen`` channels as those of one channel."""
-        found = Histogram(1, self.bins)
+        found = Histogram(1, self._bins)
         for largest, exponent, counts in zip(
             self._largest[chosen], self._exponents[chosen], self._counts[chosen], strict=True
         ):
-            one = Histogram(1, self.bins)
+            one = Histogram(1, self._bins)
             one._largest[:], one._exponents[:], one._counts[:] = largest, exponent, counts
             found = found.with_values_of(one)
         return found
@@ -287,7 +280,7 @@ class Histogram:
         # Rounded up in Python's integers: 0.99 x 100 in floating point may be above 99, and 64 bits may be too few.
         ranks = [max(-(-int(count) * share.numerator // share.denominator), 1) for count in cumulative[:, -1]]
         rank = np.array(ranks)[:, np.newaxis]
-        edge = np.ldexp(((cumulative < rank).sum(axis=1) + 1) / self.bins, self._exponents)
+        edge = np.ldexp(((cumulative < rank).sum(axis=1) + 1) / self._bins, self._exponents)
         return np.where(np.isfinite(largest), np.minimum(edge, largest), largest)
 
     def _make_room(self, largest: Array) -> None:
@@ -297,18 +290,18 @@ class Histogram:
             self._largest = np.maximum(self._largest, largest)
         reached = np.where(np.isfinite(self._largest), self._largest, 0)
         exponents = np.where(reached > 0, np.frexp(reached)[1], self._exponents)
-        for channel in np.flatnonzero(exponents > self._exponents) if self.bins else ():
-            joined = 2 ** min(exponents[channel] - self._exponents[channel], self.bins.bit_length() - 1)
+        for channel in np.flatnonzero(exponents > self._exponents):
+            joined = 2 ** min(exponents[channel] - self._exponents[channel], self._bins.bit_length() - 1)
             counts = self._counts[channel].reshape(-1, joined).sum(axis=1)
             self._counts[channel, : len(counts)], self._counts[channel, len(counts) :] = counts, 0
         self._exponents = np.maximum(exponents, self._exponents)
 
 
-def _histograms(
-    shared: tuple[ReluNetwork, int], shard: Shard, *, progress: Progress = no_progress
-) -> Sequence[Histogram]:
-    network, bins = shared
-    found = [Histogram(layer.synapse.channels, bins) for layer in network.layers]
+def _histograms(network: ReluNetwork, images: ImageArray | Shard, progress: Progress = no_progress) -> list[Histogram]:
+    if isinstance(images, DividedImages):
+        parts = images.parts(_histograms, progress, network=network)
+        return [functools.reduce(Histogram.with_values_of, found) for found in zip(*parts, strict=True)]
+    found = [Histogram(layer.synapse.channels) for layer in network.layers]
     locks = [threading.Lock() for _ in network.layers]
 
     def take(_: int, outputs: list[Array]) -> None:
@@ -318,7 +311,7 @@ def _histograms(
 
     # Compile here, in one thread, as in `Neurons`.
     count_in_bins(np.empty((0, 1), np.float32), np.empty(1), np.empty((1, 1), np.int64))
-    on_blocks(ReluChain(network), np.asarray(shard.images), take, progress=progress)
+    on_blocks(ReluChain(network), np.asarray(images), take, progress=progress)
     return found
 
 

@@ -24,9 +24,9 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -40,13 +40,13 @@ from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
 from loihi_convert.simulation.currents import Inputs
 from loihi_convert.simulation.image_shards import (
+    DividedImages,
     ImageArray,
     Shard,
     block_size,
     float_block_size,
     joined_parts,
     on_cores,
-    on_shards,
 )
 from loihi_convert.simulation.layers import LayerBlock, Recording, float_specs, integer_specs, layers_on
 
@@ -101,7 +101,8 @@ class Simulator:
             self._low_bits = network.low_bits
         else:
             specs = float_specs(network)
-        self._inputs = inputs_of(network)
+        pixel_bits = network.pixel_bits if isinstance(network, QuantizedNetwork) else None
+        self._inputs = Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
         self._wraps = [spec.neuron is NeuronModel.STOCK_LIF for spec in specs]
         self._layers = layers_on(device, specs)
         self._device = device
@@ -110,7 +111,7 @@ class Simulator:
 
     def run(
         self,
-        images: Array,
+        images: Array | Shard,
         timesteps: int,
         take: Callable[[Block], None],
         *,
@@ -124,6 +125,9 @@ class Simulator:
         of `block_multiple`, if the network is in floating point and the result is to be that of the whole run, bit for
         bit.
         """
+        if isinstance(images, Shard):
+            first_image += images.first
+        images = np.asarray(images)
         if self._is_integer:
             images_at_once, steps_at_once = block_size(self._device, self._largest, len(images), timesteps)
         else:
@@ -170,32 +174,6 @@ class Simulator:
         return currents
 
 
-class _Run(NamedTuple):
-    """What a simulation of any shard needs; ``first_image`` is that of the first shard."""
-
-    network: SpikingNetwork | QuantizedNetwork
-    timesteps: int
-    device: str
-    first_image: int = 0
-    records_potentials: bool = False
-    neuron: NeuronModel | None = None
-    only_last: bool = False
-
-    def simulate(
-        self,
-        shard: Shard,
-        take: Callable[[Block], None],
-        recording: Recording | None = None,
-        *,
-        saturates: bool = True,
-        progress: Progress,
-    ) -> None:
-        """Call ``take`` with the blocks of ``shard``, see `Simulator.run`."""
-        simulator = Simulator(self.network, recording, device=self.device, saturates=saturates, neuron=self.neuron)
-        first = self.first_image + shard.first
-        simulator.run(np.asarray(shard.images), self.timesteps, take, first_image=first, progress=progress)
-
-
 def outputs(
     network: SpikingNetwork | QuantizedNetwork,
     images: ImageArray,
@@ -210,7 +188,8 @@ def outputs(
     The last layer's potentials (in weight units, for integers) or, if it has neurons, their spike counts since the
     first step. float64 if potentials have two digits. ``first_image`` is as in `Simulator.run`.
     """
-    return joined_parts(on_shards(_outputs, _Run(network, timesteps, device, first_image), images, progress=progress))
+    shown = images if isinstance(images, DividedImages) else Shard(first_image, images)
+    return _outputs(network, shown, timesteps, {"device": device}, progress=progress)
 
 
 def last_outputs(
@@ -222,20 +201,32 @@ def last_outputs(
     neuron: NeuronModel | None = None,
 ) -> Array:
     """Return `outputs` after the last step, ``(N, classes)``; ``neuron`` is as in `Simulator`."""
-    run = _Run(network, timesteps, device, neuron=neuron, only_last=True)
-    return np.asarray(joined_parts(on_shards(_outputs, run, images))[:, 0])
+    found = _outputs(network, images, timesteps, {"device": device, "neuron": neuron}, only_last=True)
+    return np.asarray(found[:, 0])
 
 
-def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    network, counts = run.network, run.network.readout == "spikes"
+def _outputs(
+    network: SpikingNetwork | QuantizedNetwork,
+    images: ImageArray | Shard,
+    timesteps: int,
+    simulated: Mapping[str, Any],
+    *,
+    only_last: bool = False,
+    progress: Progress = no_progress,
+) -> Array:
+    """As `outputs`; ``simulated`` are options of the `Simulator`."""
+    if isinstance(images, DividedImages):
+        own = {"network": network, "timesteps": timesteps, "simulated": simulated, "only_last": only_last}
+        return joined_parts(images.parts(_outputs, progress, **own))
+    counts = network.readout == "spikes"
     has_digits = isinstance(network, QuantizedNetwork) and bool(network.low_bits)
-    shape = (len(shard.images), 1 if run.only_last else run.timesteps, *network.shapes[-1])
+    shape = (len(images), 1 if only_last else timesteps, *network.shapes[-1])
     found = np.zeros(shape, np.float64 if has_digits else np.float32)
 
     def take(block: Block) -> None:
         last = block.layers[-1]
         values = (last.spikes if counts else last.potentials)[:, :, 0, 0]
-        if not run.only_last:
+        if not only_last:
             found[block.images, block.steps] = values
         elif counts:
             found[block.images, 0] += values.sum(axis=1)
@@ -243,7 +234,8 @@ def _outputs(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Ar
             # Blocks of the same images come in the order of their steps.
             found[block.images, 0] = values[:, -1]
 
-    run.simulate(shard, take, progress=progress)
+    simulator = Simulator(network, **simulated)
+    simulator.run(images, timesteps, take, progress=progress)
     return np.asarray(found.cumsum(axis=1, dtype=found.dtype)) if counts else found
 
 
@@ -269,7 +261,7 @@ class Extremes:
 
 def extremes(
     network: SpikingNetwork | QuantizedNetwork,
-    images: ImageArray,
+    images: ImageArray | Shard,
     timesteps: int,
     *,
     potentials: bool = False,
@@ -281,44 +273,36 @@ def extremes(
     With ``potentials``, also the lowest and highest potentials of every layer. Integers are in weight units, and not
     clipped.
     """
-    run = _Run(network, timesteps, device, records_potentials=potentials)
-    parts = on_shards(_extremes, run, images, progress=progress)
-    bounds = zip(*(part.potentials for part in parts), strict=True)
-    return Extremes(
-        tuple(np.maximum.reduce(peaks) for peaks in zip(*(part.currents for part in parts), strict=True)),
-        np.maximum.reduce([part.outputs for part in parts]),
-        tuple(np.stack([np.min(found, axis=0)[0], np.max(found, axis=0)[1]]) for found in bounds),
-    )
-
-
-def _extremes(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Extremes:
-    channels = [layer.synapse.channels for layer in run.network.layers]
-    largest = [np.full(count, -np.inf) for count in channels]
-    bounds = [np.stack([np.full(count, np.inf), np.full(count, -np.inf)]) for count in channels]
-    outputs = np.zeros(channels[-1])
+    if isinstance(images, DividedImages):
+        own = {"network": network, "timesteps": timesteps, "potentials": potentials, "device": device}
+        parts = images.parts(extremes, progress, **own)
+        ranges = zip(*(part.potentials for part in parts), strict=True)
+        return Extremes(
+            tuple(np.maximum.reduce(peaks) for peaks in zip(*(part.currents for part in parts), strict=True)),
+            np.maximum.reduce([part.outputs for part in parts]),
+            tuple(np.stack([np.min(found, axis=0)[0], np.max(found, axis=0)[1]]) for found in ranges),
+        )
+    channels = [layer.synapse.channels for layer in network.layers]
+    largest, outputs = [np.full(count, -np.inf) for count in channels], np.zeros(channels[-1])
+    bounds = [np.array([[np.inf], [-np.inf]]).repeat(count, axis=1) for count in channels if potentials]
 
     def take(block: Block) -> None:
         for peak, layer in zip(largest, block.layers, strict=True):
             np.maximum(peak, layer.largest_current, out=peak)
-        for (low, high), layer in zip(bounds, block.layers if run.records_potentials else (), strict=False):
+        for (low, high), layer in zip(bounds, block.layers, strict=False):
             np.minimum(low, layer.potentials.min(axis=(0, 1, 2, 3)), out=low)
             np.maximum(high, layer.potentials.max(axis=(0, 1, 2, 3)), out=high)
         np.maximum(outputs, np.abs(block.layers[-1].potentials).max(axis=(0, 1, 2, 3)), out=outputs)
 
-    recording = Recording(currents=True, potentials=run.records_potentials)
-    run.simulate(shard, take, recording, saturates=False, progress=progress)
-    return Extremes(tuple(largest), outputs, tuple(bounds) if run.records_potentials else ())
-
-
-def inputs_of(network: SpikingNetwork | QuantizedNetwork) -> Inputs:
-    """Return the input stage of ``network``."""
-    pixel_bits = network.pixel_bits if isinstance(network, QuantizedNetwork) else None
-    return Inputs(network.layers[0].synapse.pool, network.poisson_seed, pixel_bits)
+    recording = Recording(currents=True, potentials=potentials)
+    simulator = Simulator(network, recording, device=device, saturates=False)
+    simulator.run(images, timesteps, take, progress=progress)
+    return Extremes(tuple(largest), outputs, tuple(bounds))
 
 
 def clipped_images(
     network: QuantizedNetwork,
-    images: ImageArray,
+    images: ImageArray | Shard,
     timesteps: int,
     *,
     device: str = "cpu",
@@ -326,20 +310,19 @@ def clipped_images(
 ) -> Array:
     """Return the number of images on which a potential passed its lower limit, its upper, or either: int64 ``(layers,
     3)``."""
-    return np.asarray(sum(on_shards(_clipped_images, _Run(network, timesteps, device), images, progress=progress)))
-
-
-def _clipped_images(run: _Run, shard: Shard, *, progress: Progress = no_progress) -> Array:
-    images = np.asarray(shard.images)
-    seen = np.zeros((len(run.network.layers), len(images), 2), np.bool_)
+    if isinstance(images, DividedImages):
+        own = {"network": network, "timesteps": timesteps, "device": device}
+        return np.asarray(sum(images.parts(clipped_images, progress, **own)))
+    seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
 
     def take(block: Block) -> None:
         for index, layer in enumerate(block.layers):
             seen[index, block.images] |= layer.clipped
 
-    run.simulate(shard, take, Recording(clipping=True), progress=progress)
-    counted = [*np.moveaxis(seen, 2, 0), seen.any(axis=2)]
-    return np.stack([images.sum(axis=1, dtype=np.int64) for images in counted], axis=1)
+    simulator = Simulator(network, Recording(clipping=True), device=device)
+    simulator.run(images, timesteps, take, progress=progress)
+    counted = np.stack([*np.moveaxis(seen, 2, 0), seen.any(axis=2)], axis=2)
+    return np.asarray(counted.sum(axis=1, dtype=np.int64))
 
 
 class HarmlessLimits(NamedTuple):
