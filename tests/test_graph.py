@@ -555,7 +555,7 @@ def test_classes_of_a_softmax_may_be_reordered_but_not_dropped() -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(returns(lambda y: y.softmax(1)[:, 1]), SHAPE)
     assert raised.value.where == "softmax (after fc)"
-    assert raised.value.expected == "supported: softmax at the end"
+    assert raised.value.expected == "supported: softmax at the end, of all outputs; ReLU before it"
 
 
 @pytest.mark.parametrize("ending", [nn.Sigmoid(), nn.LogSigmoid(), nn.Tanh()])

@@ -25,6 +25,8 @@ all images (`Populations.bounds`).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
@@ -141,40 +143,42 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Flattened numbers of a value, the input of a dense layer. They stay numbers of the maps they come from.
+    """Flattened numbers of maps, the input of a dense layer. They stay numbers of the maps they come from.
 
     Parameters
     ----------
-    value
-        The value.
+    values
+        The maps, one after another.
     index
-        int64: position of each number in the value, in C, H, W order; -1 for a zero. ``None``: all, in order.
+        int64: position of each number in these, in C, H, W order; -1 for a zero. ``None``: all, in order.
     gain, shift
         float64: factor of each number, and constant added after it; ``None``: 1 and 0.
     """
 
-    value: Value
+    values: tuple[Value, ...]
     index: Array | None = None
     gain: Array | None = None
     shift: Array | None = None
 
     @property
-    def count(self) -> int:
-        return int(np.prod(self.value.shape)) if self.index is None else len(self.index)
+    def starts(self) -> list[int]:
+        """The position of the first number of each value, and that after the last."""
+        return [0, *itertools.accumulate(math.prod(value.shape) for value in self.values)]
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it is just the value, flattened."""
-        return self.index is None and self.gain is None and self.shift is None
+    def places(self) -> Array:
+        """``index``, also of all."""
+        return np.arange(self.starts[-1]) if self.index is None else self.index
 
     @property
-    def is_vector(self) -> bool:
-        """Whether it is just a value ``(N, 1, 1)``."""
-        return self.is_whole and self.value.size == (1, 1)
+    def whole(self) -> Value | None:
+        """The value that it is, flattened, if it is just one."""
+        is_plain = self.index is None and self.gain is None and self.shift is None
+        return self.values[0] if is_plain and len(self.values) == 1 else None
 
 
-Tensor = Value | tuple[Features, ...]
-"""A map, or flattened features: several of one after another if they were concatenated."""
+Tensor = Value | Features
+"""A map or a vector, ``(N, 1, 1)``; or flattened maps."""
 
 
 def summed(values: Sequence[Value], factors: Sequence[float], name: str = "") -> Value:
