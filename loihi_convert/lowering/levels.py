@@ -39,7 +39,7 @@ offset  tap              reads
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -207,8 +207,14 @@ def _grid(population: Population, grids: dict[int, Grid]) -> Grid:
     for axis, size in enumerate(population.value.size):
         steps = set()
         for term in population.value.terms:
-            own = grids[term.source][axis]
-            steps.add(None if own is None else own * term.window.stride[axis] * term.window.pool[axis])
+            own, step = grids[term.source][axis], term.window.stride[axis] * term.window.pool[axis]
+            if own is None and size > 1 < step:
+                raise UnsupportedModelError(
+                    f"has a stride of {step} where a map of one row or column grows",
+                    where=population.name,
+                    expected="supported: a stride of 1",
+                )
+            steps.add(None if own is None else own * step)
         if size > 1 and steps == {None}:
             # A map that grows from one row or column: later maps may be coarser, and earlier ones are not.
             steps = {max(grid[axis] or 1 for grid in grids.values())}
@@ -261,7 +267,6 @@ class Relays:
 
     levels: Levels
     skip_copies: int
-    _taps: dict[tuple[int, int, int, int], Tap] = field(default_factory=dict)
 
     def by_level(self) -> list[list[Sample]]:
         """Return the relays of each level, from level 0, in order.
@@ -326,12 +331,6 @@ class Relays:
 
     def _tap(self, level: int, source: int, offset: int, axis: int) -> Tap:
         """The tap that reads the pixel ``offset`` after the position of the output, in pixels of ``source``."""
-        key = (level, source, offset, axis)
-        if key not in self._taps:
-            self._taps[key] = self._found_tap(*key)
-        return self._taps[key]
-
-    def _found_tap(self, level: int, source: int, offset: int, axis: int) -> Tap:
         levels = self.levels
         if levels.of[source] == level - 1:
             return Tap(offset, 0)

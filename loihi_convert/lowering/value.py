@@ -280,8 +280,7 @@ class Populations:
 
     def add(self, population: Population) -> Value:
         """Add ``population``; return its values."""
-        terms = tuple(_fitting(term, population.value) for term in population.value.terms)
-        self.made.append(replace(population, value=replace(population.value, terms=terms)))
+        self.made.append(population)
         return _whole(len(self.made) - 1, population.shape)
 
     def carried(self, value: Value, name: str) -> Value:
@@ -321,25 +320,6 @@ class Populations:
                 found = np.maximum(found, population.threshold)
             self._largest.append(found)
         return self._largest[source]
-
-
-def _fitting(term: Term, value: Value) -> Term:
-    """``term`` of ``value`` without a stride along a single row or column of its source.
-
-    If other channels of the source are at other rows, it also loses the taps that read none: otherwise the common
-    kernel would have those of all channels.
-    """
-    window = term.window
-    for axis in (axis for axis in (0, 1) if term.size[axis] == 1):
-        has_others = any(
-            other.source == term.source
-            and other.window.padding[axis] != window.padding[axis]
-            and not np.isin(other.source_channels, term.source_channels).any()
-            for other in value.terms
-        )
-        if has_others or window.stride[axis] > 1 < value.size[axis]:
-            window = window.of_single(axis)
-    return replace(term, window=window)
 
 
 def _whole(source: int, shape: Shape) -> Value:
