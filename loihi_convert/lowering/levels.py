@@ -39,7 +39,7 @@ offset  tap              reads
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Final, NamedTuple
 
@@ -267,6 +267,7 @@ class Relays:
 
     levels: Levels
     skip_copies: int
+    _taps: dict[tuple[int, int, int, int], Tap] = field(default_factory=dict)
 
     def by_level(self) -> list[list[Sample]]:
         """Return the relays of each level, from level 0, in order.
@@ -331,6 +332,12 @@ class Relays:
 
     def _tap(self, level: int, source: int, offset: int, axis: int) -> Tap:
         """The tap that reads the pixel ``offset`` after the position of the output, in pixels of ``source``."""
+        key = (level, source, offset, axis)
+        if key not in self._taps:
+            self._taps[key] = self._found_tap(*key)
+        return self._taps[key]
+
+    def _found_tap(self, level: int, source: int, offset: int, axis: int) -> Tap:
         levels = self.levels
         if levels.of[source] == level - 1:
             return Tap(offset, 0)
