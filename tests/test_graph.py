@@ -91,11 +91,11 @@ REFUSED = [
     ),
     (
         calls(lambda x: functional.interpolate(x, size=(3, 4))),
-        r"interpolate \(after conv\): interpolate makes \(3, 4\) of \(6, 6\) by mode nearest",
+        r"interpolate \(after conv\): interpolate has no spiking equivalent",
     ),
     (
         calls(lambda x: functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=True)),
-        r"by mode bilinear",
+        r"make the larger ones smaller, by a stride",
     ),
     (
         calls(lambda x: functional.interpolate(x, scale_factor=2)),

@@ -168,27 +168,6 @@ def _adaptive_pool(reader: Reader, call: Call) -> Value:
     return reader.add(pool, (number,), call.shape)
 
 
-def _interpolated(reader: Reader, call: Call) -> Value:
-    x = reader.of(call.args[0])
-    before, after = x.shape[2:], call.shape[2:]
-    if any(many < few for many, few in zip(before, after, strict=True)):
-        refuse("has no spiking equivalent here")
-    factors = {many / few for many, few in zip(before, after, strict=True)}
-    mode = call.name.strip("_").removeprefix("upsample_")[:-2]
-    if mode.startswith("nearest") and all(map(float.is_integer, factors)):
-        found = call.target(reader.positions(reader.plain(x)), *call.args[1:])
-        return reader.placed(found, x.node)
-    if mode in ("linear", "bilinear") and factors <= {1, 2} and not call.args[2]:
-        # Half the size: the mean of two pixels.
-        number = reader.number(x)
-        pool = adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True)
-        return reader.add(pool, (number,), call.shape)
-    return refuse(
-        f"makes {tuple(after)} of {tuple(before)} by mode {mode}",
-        supported="nearest and area by whole factors, bilinear by 2",
-    )
-
-
 def _maps(reader: Reader, call: Call) -> int:
     x = reader.of(call.args[0])
     if len(x.shape) != 4:
@@ -332,9 +311,6 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
     "max_pool2d_with_indices": _max_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
-    **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d"), _interpolated),
-    **dict.fromkeys(("_upsample_nearest_exact2d", "_upsample_nearest_exact1d"), _interpolated),
-    **dict.fromkeys(("upsample_bilinear2d", "upsample_linear1d"), _interpolated),
     **dict.fromkeys(("mean", "sum", "amax", "max", "amin"), _reduced),
     **dict.fromkeys(("floor", "round"), _rounding),
     **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),
