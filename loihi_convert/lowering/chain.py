@@ -375,10 +375,8 @@ def _write(weight: Array, pieces: Sequence[Piece], corner: Pair) -> None:
 
 
 def _padding_and_kernel(shifts: set[int], stride: int, count: int, extent: int) -> tuple[int, int]:
-    """The padding, equal at both ends, and the size of a kernel with taps at ``shifts`` and ``count`` output positions.
-
-    A convolution has floor((extent + 2 p - k) / stride) + 1 output positions, the first of which starts at -p.
-    """
+    """The padding, equal at both ends, and the size of a kernel with taps at ``shifts`` for ``count`` positions."""
+    # A convolution has floor((extent + 2 p - k) / stride) + 1 output positions, the first of which starts at -p.
     last = stride * (count - 1)
     padding = max(0, -min(shifts), max(shifts) + 1 - extent + last)
     return padding, max(max(shifts) + padding + 1, extent + 2 * padding - stride * count + 1)

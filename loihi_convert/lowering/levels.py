@@ -304,10 +304,8 @@ class Relays:
                     yield Sample(term.source, int(channel), row.pixels, column.pixels, copy)
 
     def repeated(self, level: int, sample: Sample) -> tuple[Sample, Pair]:
-        """Return the sample in the layer before that a relay of a level repeats, and the shift in cells.
-
-        Copies are made only in the last layer before the sum.
-        """
+        """Return the sample in the layer before that a relay of a level repeats, and the shift in cells."""
+        # Copies are made only in the last layer before the sum.
         row, column = (self._tap(level, sample.source, (sample.top, sample.left)[axis], axis) for axis in (0, 1))
         return sample._replace(top=row.pixels, left=column.pixels, copy=0), (row.cells, column.cells)
 

@@ -226,11 +226,8 @@ class Uses:
         return self.graph.nodes[number].operation
 
     def is_shared(self, number: int) -> bool:
-        """Return whether several layers would each contain the map that computes this tensor.
-
-        ReLUs of it do not count, since each of their populations has exactly this map; nor does the head, where all
-        maps are composed into the last layer.
-        """
+        """Return whether several layers would each contain the map that computes this tensor."""
+        # Populations of its ReLUs have exactly this map, and all maps of the head are composed into the last layer.
         return len(self.graph.users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number)
 
     def _feeds_relus(self, number: int) -> bool:

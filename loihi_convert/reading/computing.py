@@ -27,8 +27,8 @@ from loihi_convert.reading.graph import (
     Relu,
     Rounding,
     refuse,
+    rounded_relu,
 )
-from loihi_convert.reading.quantized_relu import rounded_relu
 from loihi_convert.reading.recording import Call
 from loihi_convert.reading.values import IMAGES, Value, counted, map_shape
 

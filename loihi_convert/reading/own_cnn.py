@@ -42,9 +42,7 @@ from loihi_convert.reading.users_code import (
     run_users_code,
     shape_taken,
     told,
-    unwrapped,
     users_code,
-    with_plain_parts,
 )
 
 
@@ -96,7 +94,7 @@ def own_design(
 def _made(arch: str, weights: Path | None) -> tuple[Callable[[], nn.Module], Checkpoint | None]:
     """A function that builds the CNN of ``arch`` with the tensors in ``weights``; and its record, if any."""
     if weights is None:
-        return lambda: with_plain_parts(build_cnn(arch)), None
+        return partial(build_cnn, arch), None
     trained = checkpoint.load_if_ours(weights)
     if trained is not None:
         if not trained.is_own:
@@ -104,7 +102,7 @@ def _made(arch: str, weights: Path | None) -> tuple[Callable[[], nn.Module], Che
             raise UsageError(found, where="arch", expected="is for your own CNN")
         return partial(rebuilt, trained, arch, weights), trained
     states = checkpoint.load_states(weights)
-    return lambda: fill(with_plain_parts(build_cnn(arch)), states, arch, weights)[0].requires_grad_(True), None
+    return lambda: fill(build_cnn(arch), states, arch, weights)[0].requires_grad_(True), None
 
 
 def own_teacher(arch: str, weights: Path, splits: DataSplits, design: Design) -> Teacher:
@@ -243,7 +241,7 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
     CheckpointError
         If the tensors do not match the CNN.
     """
-    cnn = with_plain_parts(build_cnn(arch)).cpu().float()
+    cnn = build_cnn(arch).cpu().float()
     if trained.qcfs_levels is not None:
         cnn.eval()
         black = torch.zeros(2, *shape_taken(cnn, trained.input_shape), dtype=torch.float32)
@@ -275,7 +273,7 @@ def recorded_normalization(trained: Checkpoint, given: Normalization | None) -> 
 
 def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
     """Return a function that copies ``module`` as it is now, on the CPU."""
-    kept = with_plain_parts(copied(unwrapped(module)).cpu())
+    kept = copied(module).cpu()
     return lambda: copied(kept).requires_grad_(True)
 
 
