@@ -318,15 +318,13 @@ class Layer:
         constants = [population.value.constant for population in self._populations]
         if all(constant is None for constant in constants):
             return None
+        maps = {
+            number: self._levels.populations[number].value.map_of_constant() for number in self._levels.on(self.level)
+        }
+        none = np.zeros(self._levels.size(self.level))
+        bias = np.stack([maps[each.source][each.channel] if each.source in maps else none for each in self.outputs])
         are_maps = any(constant is not None and constant.ndim == 3 for constant in constants)
-        bias = np.zeros((len(self.outputs), *(self._levels.size(self.level) if are_maps else ())))
-        on_level = self._levels.on(self.level)
-        maps = {number: self._levels.populations[number].value.map_of_constant() for number in on_level}
-        for place, sample in enumerate(self.outputs):
-            if sample.source in maps:
-                constant = maps[sample.source][sample.channel]
-                bias[place] = constant if are_maps else constant[0, 0]
-        return bias
+        return bias if are_maps else bias[:, 0, 0]
 
     def _activation(self) -> tuple[Array | None, int | None, Array | None]:
         """Thresholds, levels and ceilings of the channels, see `ReluLayer`."""

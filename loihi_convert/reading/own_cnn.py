@@ -178,10 +178,10 @@ def design_of(
     name: str,
     splits: DataSplits,
     *,
-    normalization: Normalization | None,
-    qcfs_levels: int | None,
-    timesteps: int | None,
-    start: dict[str, JsonValue] | None,
+    normalization: Normalization | None = None,
+    qcfs_levels: int | None = None,
+    timesteps: int | None = None,
+    start: dict[str, JsonValue] | None = None,
 ) -> Design:
     """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
 
