@@ -65,7 +65,7 @@ _MAX_WEIGHTS: Final = 2**27
 def convolved(value: Value, conv: Conv, shape: Shape, name: str) -> Value:
     """Return ``value`` after ``conv``, of ``shape``."""
     window = Window(conv.weight, (shape[1], shape[2]), conv.stride, conv.padding, conv.dilation, conv.groups)
-    return replace(_biased(through(value, window), conv.bias), name=name)
+    return replace(shifted(through(value, window), conv.bias), name=name)
 
 
 def connected(tensor: Tensor, dense: Dense, name: str) -> Value:
@@ -89,7 +89,7 @@ def connected(tensor: Tensor, dense: Dense, name: str) -> Value:
         kernel = weight[:, starts[number] : starts[number + 1]].reshape(-1, *value.shape)
         parts.append(through(value, Window(kernel, (1, 1), is_dense=True)))
     value = parts[0] if len(parts) == 1 else summed(parts, [1.0] * len(parts))
-    return replace(_biased(value, bias), name=name)
+    return replace(shifted(value, bias), name=name)
 
 
 def as_vector(tensor: Tensor) -> Value:
@@ -149,10 +149,6 @@ def _of_inputs(window: Window, chosen: Array) -> tuple[Window, Array]:
 def _members(groups: Array, size: int) -> Array:
     """The channels of ``groups`` of ``size`` channels each."""
     return np.asarray(groups[:, None] * size + np.arange(size)).ravel()
-
-
-def _biased(value: Value, bias: Array | None) -> Value:
-    return value if bias is None else shifted(value, bias)
 
 
 def activated(populations: Populations, tensor: Tensor, activation: Relu | LeakyRelu, name: str) -> Tensor:

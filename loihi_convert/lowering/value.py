@@ -218,11 +218,11 @@ def scaled(value: Value, gains: float | Array) -> Value:
     return replace(value, terms=terms, constant=constant)
 
 
-def shifted(value: Value, shift: Array) -> Value:
-    """Return ``value`` plus ``shift``, float64 ``(C,)`` or ``(C, H, W)``."""
+def shifted(value: Value, shift: Array | None) -> Value:
+    """Return ``value`` plus ``shift``, float64 ``(C,)`` or ``(C, H, W)``; None: 0."""
     constant = value.constant
-    if constant is None:
-        return replace(value, constant=shift)
+    if constant is None or shift is None:
+        return replace(value, constant=constant if shift is None else shift)
     axes = max(constant.ndim, shift.ndim)
     one, other = (each.reshape(each.shape + (1,) * (axes - each.ndim)) for each in (constant, shift))
     return replace(value, constant=one + other)
