@@ -91,11 +91,11 @@ REFUSED = [
     ),
     (
         calls(lambda x: functional.interpolate(x, size=(3, 4))),
-        r"interpolate \(after conv\): interpolate makes \(3, 4\) of \(6, 6\) by mode nearest",
+        r"interpolate \(after conv\): interpolate has no spiking equivalent",
     ),
     (
         calls(lambda x: functional.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=True)),
-        r"by mode bilinear",
+        r"make the larger ones smaller, by a stride",
     ),
     (
         calls(lambda x: functional.interpolate(x, scale_factor=2)),
@@ -555,7 +555,7 @@ def test_classes_of_a_softmax_may_be_reordered_but_not_dropped() -> None:
     with pytest.raises(UnsupportedModelError) as raised:
         to_relu_network(returns(lambda y: y.softmax(1)[:, 1]), SHAPE)
     assert raised.value.where == "softmax (after fc)"
-    assert raised.value.expected == "supported: softmax at the end"
+    assert raised.value.expected == "supported: softmax at the end, of all outputs; ReLU before it"
 
 
 @pytest.mark.parametrize("ending", [nn.Sigmoid(), nn.LogSigmoid(), nn.Tanh()])

@@ -503,6 +503,8 @@ def test_other_numbers_of_levels_in_one_layer_are_refused() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         to_relu_network(model, (2, 8, 8))
     assert caught.value.found == "has Qcfs activations with 4 and 8 levels in one layer"
+    model.many = Qcfs(2, 4)
+    assert to_relu_network(model, (2, 8, 8)).layers[0].levels == 4
 
 
 def test_a_ceiling_is_above_0() -> None:

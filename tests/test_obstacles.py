@@ -10,7 +10,6 @@ import torch
 from support.modules import Of, outputs, prepared
 from torch import Tensor, nn
 
-from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.lowering import obstacles, operations, to_relu_network
 from loihi_convert.pipeline.checking import CAN_SPIKE, LoadedFile, check
@@ -42,16 +41,10 @@ def test_every_place_is_found() -> None:
     assert "2 more parts" in raised.value.more
 
 
-def test_what_follows_a_last_sigmoid_is_left_out_with_it() -> None:
-    model = Of(lambda m, x: 100 * m.fc(x.flatten(1)).sigmoid(), fc=nn.Linear(36, 2))
-    sigmoid, product = obstacles(model.eval(), (1, 6, 6))
-    assert "apply it yourself" in sigmoid.hint
-    assert product.found.endswith("follows a sigmoid")
-
-
 @pytest.mark.parametrize(
     ("join", "others"),
     [
+        (lambda y: 100 * y.sigmoid(), ()),
         (lambda y: torch.cat([y[:, :1], y[:, 1:].softmax(1)], 1), ()),
         (lambda y: torch.cat([y[:, :1], y[:, 1:].softmax(1)], 1), (nn.GELU(),)),
         (lambda y: torch.stack([y[:, 0], y[:, 1].sigmoid()], 1), ()),
@@ -214,26 +207,6 @@ def test_a_skip_over_a_map_that_grows_again_is_refused() -> None:
         to_relu_network(Regrown(), (1, 6, 6))
     assert raised.value.where == "smaller"
     assert "too small for a skip over it" in raised.value.found
-
-
-class Activations(nn.Module):
-    """Two thresholds trained for different numbers of levels, in one layer."""
-
-    def __init__(self, *levels: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(nn.Conv2d(1, 2, 3, padding=1) for _ in levels)
-        self.activations, self.fc = nn.ModuleList(Qcfs(2, each) for each in levels), nn.Linear(72, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        found = [activation(conv(x)) for conv, activation in zip(self.convs, self.activations, strict=True)]
-        return self.fc((found[0] + found[1]).flatten(1))
-
-
-def test_activations_of_different_levels_side_by_side_are_refused() -> None:
-    assert to_relu_network(Activations(4, 4), (1, 6, 6)).layers[0].levels == 4
-    with pytest.raises(UnsupportedModelError) as raised:
-        to_relu_network(Activations(4, 8), (1, 6, 6))
-    assert "4 and 8 levels" in raised.value.found
 
 
 @pytest.mark.parametrize(

@@ -319,7 +319,7 @@ def test_a_train_that_returns_nothing(digits: DataSplits) -> None:
     options = {"qcfs_levels": 2, "epochs": 1, "device": "cpu"}
     tuned = lc.fine_tune(cnn, images, labels, validation=(images, labels), teacher=cnn, **options)  # type: ignore[arg-type]
     assert lc.convert(tuned, images, timesteps=2).run(images, labels).cnn_accuracy is not None
-    design = design_of(lambda: cnn, "own", digits, normalization=None, qcfs_levels=None, timesteps=None, start=None)
+    design = design_of(lambda: cnn, "own", digits)
     require_training(design, digits)
     assert multiply_adds(cnn, (1, 8, 8)) == 36 * 36 + 1440
 
@@ -339,15 +339,7 @@ def test_a_forward_that_fails_in_training_is_told_before(digits: DataSplits) -> 
         return m.fc(maps.flatten(1) if not m.training else maps)
 
     for levels in (2, None):
-        design = design_of(
-            lambda: Of(forward, **PADDED),
-            "own",
-            digits,
-            normalization=None,
-            qcfs_levels=levels,
-            timesteps=None,
-            start=None,
-        )
+        design = design_of(lambda: Of(forward, **PADDED), "own", digits, qcfs_levels=levels)
         with pytest.raises(UsageError) as raised:
             require_training(design, digits)
         assert raised.value.where == "own"
@@ -644,9 +636,7 @@ def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
     splits = split_for_training(DataSplits("mine", (), images, images[:0], images, images))
     given = Normalization((0.5,), (0.2,))
     made = copies_of(nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU(), nn.Linear(4, 2)))
-    design = design_of(
-        made, "nets:make", splits, normalization=given, qcfs_levels=2, timesteps=None, start={"sha256": None}
-    )
+    design = design_of(made, "nets:make", splits, normalization=given, qcfs_levels=2, start={"sha256": None})
     recipe = replace(own_recipe(20, is_fine_tuning=True, is_spiking=False), epochs=1)
     train_design(design, splits, recipe, TrainOptions(), tmp_path / "own.pt")
     found = checkpoint.load(tmp_path / "own.pt")

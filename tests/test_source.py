@@ -214,8 +214,8 @@ def changed(**tensors: Tensor) -> dict[str, Tensor]:
     [
         (changed(extra=torch.ones(1)), "does not match nets:Net: 4.extra unknown to the CNN"),
         ({"fc.w": torch.ones(2)}, "0.bias, 0.weight, 1.bias, 1.running_mean and 4 more missing; fc.w unknown"),
-        (changed(weight=torch.ones(5, 8)), r"4.weight has shape \(5, 8\); must be \(3, 8\), as in nets:Net"),
-        (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "4.weight is int8; must be float32, as in nets:Net"),
+        (changed(weight=torch.ones(5, 8)), r"does not match nets:Net: 4.weight has shape \(5, 8\), not \(3, 8\)"),
+        (changed(weight=torch.ones(3, 8, dtype=torch.int8)), "does not match nets:Net: 4.weight is int8, not float32"),
         (changed(bias=torch.tensor([0, 1e300, 0], dtype=torch.float64)), "4.bias does not fit into float32"),
         (changed(bias=torch.tensor([0, float("nan"), 0])), "4.bias contains NaN or infinity"),
         ({"epoch": 3, "weights": {}}, "holds a dict of epoch, weights; .*Write it with torch.save"),
@@ -231,7 +231,7 @@ def test_arguments_of_the_code_that_builds_the_cnn() -> None:
     path = saved(net().state_dict())
     for arch in ("nets:Net(3)", "nets:Net(classes=3)", "nets:Net()", "nets:Wide(None, classes=3)"):
         assert opened(path, arch).provenance["arch"] == arch
-    with pytest.raises(CheckpointError, match=r"4.weight has shape \(3, 8\); must be \(4, 8\)") as caught:
+    with pytest.raises(CheckpointError, match=r"4.weight has shape \(3, 8\), not \(4, 8\)") as caught:
         opened(path, "nets:Net(4)")
     assert "arguments go in parentheses" in caught.value.hint
 

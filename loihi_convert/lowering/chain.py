@@ -181,7 +181,7 @@ def _in_groups(relays: Relays, image_channels: int) -> tuple[list[list[Sample]],
         if found is not None and (level > 1 or np.array_equal(found.inputs, np.arange(image_channels))):
             channels[level - 1] = [channels[level - 1][place] for place in found.inputs]
             channels[level] = [channels[level][place] for place in found.outputs]
-            groups.append(found.count)
+            groups.append(found.groups)
         else:
             groups.append(1 if plain is None or layer.is_dense else plain.window.groups)
     return channels, groups
@@ -251,13 +251,10 @@ class Layer:
 
     def grouping(self, blocks: Array) -> Grouping | None:
         """See `grouped`."""
-        links = []
-        for piece in self._pieces((1, 1)):
-            if piece.weight.ndim == 1:
-                links += [(piece.outputs[k : k + 1], piece.inputs[k : k + 1]) for k in range(len(piece.outputs))]
-            else:
-                links.append((piece.outputs, piece.inputs))
-        return grouped(links, len(self.inputs), len(self.outputs), blocks)
+        linked = np.zeros((len(self.outputs), len(self.inputs)), np.bool_)
+        for outputs, inputs, weight, _ in self._pieces((1, 1)):
+            linked[(outputs, inputs) if weight.ndim == 1 else np.ix_(outputs, inputs)] = True
+        return grouped(linked, blocks)
 
     def relu_layer(self, name: str, groups: int) -> ReluLayer:
         """Return the layer under a ``name``, with its kernel in ``groups`` groups."""
@@ -321,17 +318,13 @@ class Layer:
         constants = [population.value.constant for population in self._populations]
         if all(constant is None for constant in constants):
             return None
-        if self.plain_term is not None:
-            return constants[0]
+        maps = {
+            number: self._levels.populations[number].value.map_of_constant() for number in self._levels.on(self.level)
+        }
+        none = np.zeros(self._levels.size(self.level))
+        bias = np.stack([maps[each.source][each.channel] if each.source in maps else none for each in self.outputs])
         are_maps = any(constant is not None and constant.ndim == 3 for constant in constants)
-        bias = np.zeros((len(self.outputs), *(self._levels.size(self.level) if are_maps else ())))
-        on_level = self._levels.on(self.level)
-        maps = {number: self._levels.populations[number].value.map_of_constant() for number in on_level}
-        for place, sample in enumerate(self.outputs):
-            if sample.source in maps:
-                constant = maps[sample.source][sample.channel]
-                bias[place] = constant if are_maps else constant[0, 0]
-        return bias
+        return bias if are_maps else bias[:, 0, 0]
 
     def _activation(self) -> tuple[Array | None, int | None, Array | None]:
         """Thresholds, levels and ceilings of the channels, see `ReluLayer`."""
@@ -380,10 +373,8 @@ def _write(weight: Array, pieces: Sequence[Piece], corner: Pair) -> None:
 
 
 def _padding_and_kernel(shifts: set[int], stride: int, count: int, extent: int) -> tuple[int, int]:
-    """The padding, equal at both ends, and the size of a kernel with taps at ``shifts`` and ``count`` output positions.
-
-    A convolution has floor((extent + 2 p - k) / stride) + 1 output positions, the first of which starts at -p.
-    """
+    """The padding, equal at both ends, and the size of a kernel with taps at ``shifts`` for ``count`` positions."""
+    # A convolution has floor((extent + 2 p - k) / stride) + 1 output positions, the first of which starts at -p.
     last = stride * (count - 1)
     padding = max(0, -min(shifts), max(shifts) + 1 - extent + last)
     return padding, max(max(shifts) + padding + 1, extent + 2 * padding - stride * count + 1)
@@ -455,34 +446,28 @@ def _of_term(
                 yield Piece(group_outputs, group_inputs[read], group_weight[:, read], shift)
 
 
-@dataclass(frozen=True, eq=False)
-class Grouping:
-    """Groups of a kernel.
+class Grouping(NamedTuple):
+    """The number of groups of a kernel, and its input and output channels, ordered by group: int64."""
 
-    Parameters
-    ----------
-    count
-        Number of groups.
-    inputs, outputs
-        int64: the channels, ordered by group.
-    """
-
-    count: int
+    groups: int
     inputs: Array
     outputs: Array
 
 
-def grouped(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int, blocks: Array) -> Grouping | None:
-    """Return the groups of a kernel with ``inputs`` input and ``outputs`` output channels; ``None`` if only one.
+def grouped(linked: Array, blocks: Array) -> Grouping | None:
+    """Return the groups of a kernel; ``None`` if there is only one.
 
     Parameters
     ----------
-    links
-        Sets of outputs and inputs that are all connected with each other.
+    linked
+        bool ``(outputs, inputs)``: which channels are connected.
     blocks
         int64 ``(inputs,)``: the group of each input in the layer before, which must be preserved.
     """
-    label = _components(links, inputs, outputs)
+    from scipy import sparse
+
+    inputs, both = linked.shape[1], sparse.csr_array(linked)
+    label = sparse.csgraph.connected_components(sparse.bmat([[None, both.T], [both, None]]), directed=False)[1]
     packs = _packs(label[:inputs], label[inputs:])
     if packs.max(initial=0) == 0:
         return None
@@ -496,22 +481,6 @@ def grouped(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int, blo
     rank = np.empty(len(begins), np.int64)
     rank[sequence[begins]] = np.arange(len(begins))
     return Grouping(len(begins), order, np.argsort(rank[pack_of_output], kind="stable"))
-
-
-def _components(links: Sequence[tuple[Array, Array]], inputs: int, outputs: int) -> Array:
-    """The component of each input, then of each output."""
-    from scipy import sparse
-
-    ones: list[Array] = []
-    others: list[Array] = []
-    for rows, columns in links:
-        # A star instead of all pairs.
-        members = np.concatenate([columns, rows + inputs])
-        ones.append(np.full(len(members), members[0]))
-        others.append(members)
-    first, second = (np.concatenate(ends) if ends else np.zeros(0, np.int64) for ends in (ones, others))
-    graph = sparse.coo_array((np.ones(len(first)), (first, second)), shape=(inputs + outputs, inputs + outputs))
-    return np.asarray(sparse.csgraph.connected_components(graph, directed=False)[1])
 
 
 def _packs(inputs: Array, outputs: Array) -> Array:

@@ -207,8 +207,14 @@ def _grid(population: Population, grids: dict[int, Grid]) -> Grid:
     for axis, size in enumerate(population.value.size):
         steps = set()
         for term in population.value.terms:
-            own = grids[term.source][axis]
-            steps.add(None if own is None else own * term.window.stride[axis] * term.window.pool[axis])
+            own, step = grids[term.source][axis], term.window.stride[axis] * term.window.pool[axis]
+            if own is None and size > 1 < step:
+                raise UnsupportedModelError(
+                    f"has a stride of {step} where a map of one row or column grows",
+                    where=population.name,
+                    expected="supported: a stride of 1",
+                )
+            steps.add(None if own is None else own * step)
         if size > 1 and steps == {None}:
             # A map that grows from one row or column: later maps may be coarser, and earlier ones are not.
             steps = {max(grid[axis] or 1 for grid in grids.values())}
@@ -298,10 +304,8 @@ class Relays:
                     yield Sample(term.source, int(channel), row.pixels, column.pixels, copy)
 
     def repeated(self, level: int, sample: Sample) -> tuple[Sample, Pair]:
-        """Return the sample in the layer before that a relay of a level repeats, and the shift in cells.
-
-        Copies are made only in the last layer before the sum.
-        """
+        """Return the sample in the layer before that a relay of a level repeats, and the shift in cells."""
+        # Copies are made only in the last layer before the sum.
         row, column = (self._tap(level, sample.source, (sample.top, sample.left)[axis], axis) for axis in (0, 1))
         return sample._replace(top=row.pixels, left=column.pixels, copy=0), (row.cells, column.cells)
 

@@ -31,6 +31,7 @@ order.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple, NoReturn
@@ -64,33 +65,39 @@ _MAX_WEIGHTS: Final = 2**27
 def convolved(value: Value, conv: Conv, shape: Shape, name: str) -> Value:
     """Return ``value`` after ``conv``, of ``shape``."""
     window = Window(conv.weight, (shape[1], shape[2]), conv.stride, conv.padding, conv.dilation, conv.groups)
-    return replace(_biased(through(value, window), conv.bias), name=name)
+    return replace(shifted(through(value, window), conv.bias), name=name)
 
 
-def connected(features: tuple[Features, ...], dense: Dense, name: str) -> Value:
-    """Return ``features`` after ``dense``: a value ``(N, 1, 1)``."""
-    bias, first, parts = dense.bias, 0, []
-    for part in features:
-        weight = dense.weight[:, first : first + part.count]
-        first += part.count
-        if part.shift is not None:
-            shift = weight @ part.shift
-            bias = shift if bias is None else bias + shift
-        if part.gain is not None:
-            weight = weight * part.gain
-        parts.append(through(part.value, Window(_of_maps(weight, part), (1, 1), is_dense=True)))
+def connected(tensor: Tensor, dense: Dense, name: str) -> Value:
+    """Return ``tensor`` after ``dense``: a value ``(N, 1, 1)``."""
+    features = tensor if isinstance(tensor, Features) else Features((tensor,))
+    weight, bias, starts = dense.weight, dense.bias, features.starts
+    if features.shift is not None:
+        shift = weight @ features.shift
+        bias = shift if bias is None else bias + shift
+    if features.gain is not None:
+        weight = weight * features.gain
+    if features.index is not None:
+        full = np.zeros((len(weight), starts[-1] + 1))
+        # A number may occur several times; zeros go to the last position.
+        np.add.at(full.T, features.index, weight.T)
+        weight = full
+    parts = []
+    taken = np.searchsorted(starts, features.places[features.places >= 0], side="right") - 1
+    for number in np.unique(taken).tolist() or [0]:
+        value = features.values[number]
+        kernel = weight[:, starts[number] : starts[number + 1]].reshape(-1, *value.shape)
+        parts.append(through(value, Window(kernel, (1, 1), is_dense=True)))
     value = parts[0] if len(parts) == 1 else summed(parts, [1.0] * len(parts))
-    return replace(_biased(value, bias), name=name)
+    return replace(shifted(value, bias), name=name)
 
 
 def as_vector(tensor: Tensor) -> Value:
-    """Return features as a value ``(N, 1, 1)``, using a dense layer of ones if they come from larger maps."""
+    """Return features as a value ``(N, 1, 1)``, by a dense layer of ones."""
     if isinstance(tensor, Value):
         return tensor
-    if len(tensor) == 1 and tensor[0].is_vector:
-        return tensor[0].value
-    count = sum(part.count for part in tensor)
-    if count * max(int(np.prod(part.value.shape)) for part in tensor) > _MAX_WEIGHTS:
+    count = len(tensor.places)
+    if count * tensor.starts[-1] > _MAX_WEIGHTS:
         refuse(f"treats {count} numbers of flattened maps individually", supported="at most a few thousand")
     return connected(tensor, Dense(np.eye(count)), "")
 
@@ -144,31 +151,13 @@ def _members(groups: Array, size: int) -> Array:
     return np.asarray(groups[:, None] * size + np.arange(size)).ravel()
 
 
-def _biased(value: Value, bias: Array | None) -> Value:
-    return value if bias is None else shifted(value, bias)
-
-
-def _of_maps(weight: Array, features: Features) -> Array:
-    """``(N_out, count)`` as a kernel over whole maps ``(N_out, C, H, W)``."""
-    shape = features.value.shape
-    if features.index is None:
-        return weight.reshape(-1, *shape)
-    full = np.zeros((len(weight), int(np.prod(shape)) + 1))
-    # A number may occur several times; zeros go to the last position.
-    np.add.at(full.T, features.index, weight.T)
-    return full[:, :-1].reshape(-1, *shape)
-
-
 def activated(populations: Populations, tensor: Tensor, activation: Relu | LeakyRelu, name: str) -> Tensor:
     """Return ``tensor`` after ``activation``; neurons are named after the layer before them, or ``name``."""
-    if isinstance(tensor, Value):
-        return _of_value(populations, tensor, activation, name)
-    (first, *others) = tensor
     per_channel = activation.slope.size > 1 if isinstance(activation, LeakyRelu) else activation.threshold is not None
     # Flattening and a ReLU commute.
-    if not others and first.is_whole and (not per_channel or first.is_vector):
-        return (Features(_of_value(populations, first.value, activation, name)),)
-    return (Features(_of_value(populations, as_vector(tensor), activation, name)),)
+    if isinstance(tensor, Features) and tensor.whole is not None and not per_channel:
+        return Features((_of_value(populations, tensor.whole, activation, name),))
+    return _of_value(populations, as_vector(tensor), activation, name)
 
 
 def _of_value(populations: Populations, value: Value, activation: Relu | LeakyRelu, name: str) -> Value:
@@ -206,12 +195,21 @@ def _clipped(populations: Populations, value: Value, clamp: Relu, name: str) -> 
 def joined(tensors: Sequence[Tensor]) -> Tensor:
     """Return the channels of ``tensors``, concatenated."""
     values = [tensor for tensor in tensors if isinstance(tensor, Value)]
-    if len(values) < len(tensors):
-        features = tuple(part for tensor in tensors if not isinstance(tensor, Value) for part in tensor)
-        if not all(part.is_vector for part in features):
-            return features
-        return (Features(_joined([part.value for part in features])),)
-    return _joined(values)
+    if len(values) == len(tensors):
+        return _joined(values)
+    parts = [Features((tensor,)) if isinstance(tensor, Value) else tensor for tensor in tensors]
+    index, first = list[Array](), 0
+    for part in parts:
+        index.append(np.where(part.places >= 0, part.places + first, -1))
+        first += part.starts[-1]
+    gains = [np.ones(len(part.places)) if part.gain is None else part.gain for part in parts]
+    shifts = [np.zeros(len(part.places)) if part.shift is None else part.shift for part in parts]
+    return Features(
+        tuple(value for part in parts for value in part.values),
+        None if all(part.index is None for part in parts) else np.concatenate(index),
+        None if all(part.gain is None for part in parts) else np.concatenate(gains),
+        None if all(part.shift is None for part in parts) else np.concatenate(shifts),
+    )
 
 
 def _joined(values: Sequence[Value]) -> Value:
@@ -230,16 +228,11 @@ def _joined(values: Sequence[Value]) -> Value:
 
 def added(tensors: Sequence[Tensor], factors: Sequence[float]) -> Tensor:
     """Return the sum of ``tensors``, each times its factor."""
-    values = [tensor for tensor in tensors if isinstance(tensor, Value)]
-    if len(values) == len(tensors):
-        return summed(values, factors, _name(values))
-    flat = [tensor for tensor in tensors if not isinstance(tensor, Value)]
-    if all(len(each) == 1 and each[0].is_whole for each in flat):
-        maps = [each[0].value for each in flat]
-        if len({each.shape for each in maps}) == 1:
-            return (Features(summed(maps, factors, _name(maps))),)
-    vectors = [as_vector(each) for each in flat]
-    return (Features(summed(vectors, factors, _name(vectors))),)
+    maps = [tensor.whole for tensor in tensors if isinstance(tensor, Features) and tensor.whole is not None]
+    if len(maps) == len(tensors) and len({each.shape for each in maps}) == 1:
+        return Features((summed(maps, factors, _name(maps)),))
+    values = [as_vector(tensor) for tensor in tensors]
+    return summed(values, factors, _name(values))
 
 
 def _name(values: Sequence[Value]) -> str:
@@ -260,14 +253,13 @@ def averaged(value: Value, pool: AveragePool, shape: Shape) -> Value:
         kernel = np.full((channels, 1, *pool.kernel), pool.factor)
         window = Window(kernel, size, pool.stride, pool.padding, groups=channels)
     found = through(value, window)
-    if size != (1, 1):
-        return found
-    return replace(found, terms=tuple(replace(term, window=_dense(term.window)) for term in found.terms))
-
-
-def _dense(window: Window) -> Window:
-    is_dense = window.is_pointwise and not window.is_channelwise and window.groups == 1
-    return replace(window, is_dense=is_dense or window.is_dense)
+    terms = [
+        replace(term, window=replace(term.window, is_dense=True))
+        if size == (1, 1) and term.window.is_pointwise and not term.window.is_channelwise and term.window.groups == 1
+        else term
+        for term in found.terms
+    ]
+    return replace(found, terms=tuple(terms))
 
 
 def largest(populations: Populations, value: Value, pool: MaxPool, shape: Shape, name: str) -> Value:
@@ -343,20 +335,9 @@ def normalized(tensor: Tensor, affine: Affine) -> Tensor:
     """Return ``tensor`` after ``affine``."""
     if isinstance(tensor, Value):
         return shifted(scaled(tensor, affine.gain), affine.shift)
-    parts, first = [], 0
-    for part in tensor:
-        mine = slice(first, first + part.count)
-        parts.append(_of_features(part, Affine(affine.gain[mine], affine.shift[mine])))
-        first += part.count
-    return tuple(parts)
-
-
-def _of_features(features: Features, affine: Affine) -> Features:
-    if features.is_vector:
-        return replace(features, value=shifted(scaled(features.value, affine.gain), affine.shift))
-    gain = affine.gain if features.gain is None else affine.gain * features.gain
-    shift = affine.shift if features.shift is None else affine.gain * features.shift + affine.shift
-    return replace(features, gain=gain, shift=shift)
+    gain = affine.gain if tensor.gain is None else affine.gain * tensor.gain
+    shift = affine.shift if tensor.shift is None else affine.gain * tensor.shift + affine.shift
+    return replace(tensor, gain=gain, shift=shift)
 
 
 def affine_of(normalization: Normalization) -> Affine:
@@ -369,22 +350,20 @@ def affine_of(normalization: Normalization) -> Affine:
 def moved(tensor: Tensor, move: Move) -> Tensor:
     """Return ``tensor`` after ``move``."""
     index = move.index
-    if isinstance(tensor, Value):
-        return _moved_value(tensor, index)
-    if index.ndim == 1:
-        return _moved_features(tensor, index)
-    (first, *others) = tensor
-    if others or not first.is_whole:
-        refuse("reshapes flattened numbers into maps", supported="whole flattened maps")
-    return _moved_value(first.value, index)
-
-
-def _moved_value(value: Value, index: Array) -> Tensor:
     if index.ndim == 3:
+        value = tensor if isinstance(tensor, Value) else tensor.whole
+        if value is None:
+            refuse("reshapes flattened numbers into maps", supported="whole flattened maps")
         return _moved_maps(value, index)
-    if value.size == (1, 1):
-        return (Features(value.of_channels(index)),)
-    return (Features(value, None if np.array_equal(index, np.arange(np.prod(value.shape))) else index),)
+    if isinstance(tensor, Features):
+        gain, shift = (
+            None if values is None else np.where(index >= 0, values[index], 0.0)
+            for values in (tensor.gain, tensor.shift)
+        )
+        return Features(tensor.values, np.where(index >= 0, tensor.places[index], -1), gain, shift)
+    if tensor.size == (1, 1):
+        return tensor.of_channels(index)
+    return Features((tensor,), None if np.array_equal(index, np.arange(np.prod(tensor.shape))) else index)
 
 
 def _moved_maps(value: Value, index: Array) -> Value:
@@ -394,8 +373,11 @@ def _moved_maps(value: Value, index: Array) -> Value:
     first = source.max(axis=(1, 2))
     if (source != np.where(index >= 0, first[:, None, None], -1)).any():
         _refuse_pixels()
+    channels: dict[_Pixels, list[int]] = {}
+    for number, taken in enumerate(map(_pixels, index, first, itertools.repeat(value.size))):
+        channels.setdefault(taken, []).append(number)
     parts: list[Value] = []
-    for taken, numbers in _by_pixels(index, first, value.size).items():
+    for taken, numbers in channels.items():
         chosen = np.full(len(index), -1)
         chosen[numbers] = first[numbers]
         part = value.of_channels(chosen)
@@ -404,14 +386,6 @@ def _moved_maps(value: Value, index: Array) -> Value:
             part = through(part, Window.identity(len(index), size, taken.step, padding))
         parts.append(part)
     return replace(summed(parts, [1.0] * len(parts)), name=value.name) if len(parts) > 1 else parts[0]
-
-
-def _by_pixels(index: Array, source: Array, size: Pair) -> dict[_Pixels, list[int]]:
-    """The channels of ``index`` by the pixels that they take, each of one channel ``source`` of a value of ``size``."""
-    channels: dict[_Pixels, list[int]] = {}
-    for number in range(len(index)):
-        channels.setdefault(_pixels(index[number], int(source[number]), size), []).append(number)
-    return channels
 
 
 class _Pixels(NamedTuple):
@@ -425,7 +399,7 @@ _ALL: Final = _Pixels((1, 1), (0, 0))
 
 
 def _pixels(index: Array, channel: int, size: Pair) -> _Pixels:
-    """The pixels of a channel, of ``size``, that ``index`` takes: int64 ``(H, W)``, positions in the value."""
+    """The pixels of a ``channel`` of a value of ``size`` that ``index`` takes: int64 ``(H, W)``, positions in it."""
     if channel < 0:
         return _ALL
     first = channel * size[0] * size[1]
@@ -459,28 +433,3 @@ def _progression(places: Array, extent: int) -> tuple[int, int]:
         is_first, is_last = position == 0 or place == 0, position == len(places) - 1 or place == extent - 1
         step = 1 if is_first and is_last else extent
     return step, place - step * position
-
-
-def _moved_features(features: tuple[Features, ...], index: Array) -> tuple[Features, ...]:
-    """Consecutive numbers that come from the same one of ``features``."""
-    starts = np.cumsum([0, *(part.count for part in features)])
-    source = np.searchsorted(starts, index, side="right") - 1
-    found: list[Features] = []
-    for run in np.split(np.arange(len(index)), np.flatnonzero(np.diff(source)) + 1):
-        part, places = max(int(source[run[0]]), 0), index[run]
-        found.append(_chosen(features[part], np.where(places >= 0, places - starts[part], -1)))
-    return tuple(found)
-
-
-def _chosen(features: Features, places: Array) -> Features:
-    if np.array_equal(places, np.arange(features.count)):
-        return features
-    if features.is_vector:
-        return Features(features.value.of_channels(places))
-    own = np.arange(features.count) if features.index is None else features.index
-    index = np.where(places >= 0, own[places], -1)
-    gain, shift = (
-        None if values is None else np.where(places >= 0, values[places], 0.0)
-        for values in (features.gain, features.shift)
-    )
-    return Features(features.value, index, gain, shift)

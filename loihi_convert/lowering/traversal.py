@@ -14,7 +14,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Final, NoReturn
+from typing import Final
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from loihi_convert.errors import UnsupportedModelError
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.lowering import operations
-from loihi_convert.lowering.value import Features, MustBeCarriedError, Population, Populations, Tensor, Value
+from loihi_convert.lowering.value import MustBeCarriedError, Population, Populations, Tensor, Value
 from loihi_convert.reading.graph import (
     ONLY_LAST,
     Add,
@@ -38,7 +38,7 @@ from loihi_convert.reading.graph import (
     Operation,
     Relu,
     placed_at,
-    refuse,
+    refusal,
 )
 
 
@@ -49,12 +49,21 @@ def populated(
 
     ``normalization`` is applied to the pixels / 255 of images ``(C, H, W)`` first.
     """
-    populations = Populations(image_shape)
-    if graph.obstacles:
-        # After a place that could not be read, other errors are unreliable.
-        return populations, tuple(_obstacles_of(graph))
-    traversal = _Traversal(graph, normalization, populations, Uses(graph))
-    return populations, tuple(traversal.run())
+    populations, uses = Populations(image_shape), Uses(graph)
+    # After a place that could not be read, other errors are unreliable.
+    if found := tuple(_refused(graph, uses)):
+        return populations, found
+    return populations, tuple(_Traversal(graph, normalization, populations, uses).run())
+
+
+def _refused(graph: Graph, uses: Uses) -> Iterator[UnsupportedModelError]:
+    """The obstacles of a graph, and the endings before layers that are none."""
+    for number, node in enumerate(graph.nodes):
+        if node.obstacle is not None:
+            yield node.obstacle
+        elif isinstance(node.operation, Ending) and node.operation.function and not uses.is_end(number):
+            expected = f"supported: {node.kind} at the end, of all outputs; ReLU before it"
+            yield refusal(node.name, node.kind, "is before other layers", expected, ONLY_LAST)
 
 
 @dataclass(eq=False)
@@ -83,8 +92,7 @@ class _Traversal:
             except UnsupportedModelError as error:
                 found.append(error)
                 # Continue as if this output were known.
-                known = self.populations.add(Population(node.name, Value(as_map(node.shape), ())))
-                self.tensors.append(known if len(node.shape) == 3 else (Features(known),))
+                self.tensors.append(self.populations.add(Population(node.name, Value(as_map(node.shape), ()))))
         if not found:
             try:
                 self._add_output()
@@ -95,7 +103,6 @@ class _Traversal:
     def _of_node(self, number: int) -> Tensor:
         """The output of a node; creates populations where it needs some."""
         node = self.graph.nodes[number]
-        self._require_no_ending_before(node)
         try:
             tensor = self._computed(number)
         except MustBeCarriedError:
@@ -106,15 +113,6 @@ class _Traversal:
         if self.uses.is_shared(number) and not all(value.is_direct for value in _values(tensor)):
             return self._carried(tensor, node.name)
         return tensor
-
-    def _require_no_ending_before(self, node: Node) -> None:
-        for before in node.inputs:
-            source = self.graph.nodes[before]
-            if not isinstance(source.operation, Ending) or _is_permutation(node, source):
-                continue
-            # If something else follows, the ending itself is refused.
-            if not isinstance(node.operation, Move | Cat) or self.uses.is_end(before):
-                refuse(f"follows a {source.kind}", supported=f"{source.kind} at the end")
 
     def _computed(self, number: int) -> Tensor:
         """A node's operation on its inputs."""
@@ -136,13 +134,11 @@ class _Traversal:
             case Move():
                 return operations.moved(tensor, node.operation)
             case Ending():
-                if number != self.graph.output and not self.uses.is_end(number):
-                    _refuse_before_others(node.kind)
                 return tensor
-            case Dense() if not isinstance(tensor, Value):
-                return (Features(operations.connected(tensor, node.operation, node.name)),)
+            case Dense():
+                return operations.connected(tensor, node.operation, node.name)
             case Conv() if isinstance(tensor, Value):
-                return operations.convolved(tensor, node.operation, node.shape, node.name)
+                return operations.convolved(tensor, node.operation, as_map(node.shape), node.name)
             case AveragePool() | MaxPool() if isinstance(tensor, Value):
                 return self._pooled(number, tensor, node.operation)
         raise UnsupportedModelError(
@@ -150,26 +146,23 @@ class _Traversal:
             expected="supported: convolutions and poolings of maps, dense layers of vectors",
         )
 
-    def _pooled(self, number: int, value: Value, pool: AveragePool | MaxPool) -> Tensor:
+    def _pooled(self, number: int, value: Value, pool: AveragePool | MaxPool) -> Value:
         node = self.graph.nodes[number]
         shape = as_map(node.shape)
         if isinstance(pool, MaxPool):
-            found = operations.largest(self.populations, value, pool, shape, node.name)
-        else:
-            found = operations.averaged(value, pool, shape)
-            if self.uses.waits_for_a_maximum(number) and found.is_nonnegative:
-                # Relays then carry the means, not every pixel, past the layers of the maximum.
-                found = self.populations.carried(found, node.name)
-        # A mean over height and width gives a vector.
-        return found if shape == node.shape else (Features(found),)
+            return operations.largest(self.populations, value, pool, shape, node.name)
+        found = operations.averaged(value, pool, shape)
+        if self.uses.waits_for_a_maximum(number) and found.is_nonnegative:
+            # Relays then carry the means, not every pixel, past the layers of the maximum.
+            found = self.populations.carried(found, node.name)
+        return found
 
     def _carried(self, tensor: Tensor, name: str) -> Tensor:
         """The same numbers, as populations of their own."""
         if isinstance(tensor, Value):
             return self.populations.carried(tensor, tensor.name or name)
-        return tuple(
-            replace(part, value=self.populations.carried(part.value, part.value.name or name)) for part in tensor
-        )
+        values = (self.populations.carried(value, value.name or name) for value in tensor.values)
+        return replace(tensor, values=tuple(values))
 
     def _add_output(self) -> None:
         """Turn the output into a population without ReLU."""
@@ -193,32 +186,6 @@ class _Traversal:
         self.populations.add(Population(value.name or node.name, value))
 
 
-def _obstacles_of(graph: Graph) -> Iterator[UnsupportedModelError]:
-    """The obstacles of a graph, and the endings before layers that are none."""
-    for number, node in enumerate(graph.nodes):
-        if node.obstacle is not None:
-            yield node.obstacle
-        elif isinstance(node.operation, Ending) and node.operation.function and _is_before_layers(graph, number):
-            try:
-                with placed_at(node.name, node.kind):
-                    _refuse_before_others(node.kind)
-            except UnsupportedModelError as error:
-                yield error
-
-
-def _is_before_layers(graph: Graph, number: int) -> bool:
-    for user in graph.users[number]:
-        node = graph.nodes[user]
-        is_layer = node.obstacle is None and not isinstance(node.operation, Move | Ending)
-        if is_layer or (isinstance(node.operation, Move) and _is_before_layers(graph, user)):
-            return True
-    return False
-
-
-def _refuse_before_others(kind: str) -> NoReturn:
-    refuse("is before other layers", supported=f"{kind} at the end, of all outputs; ReLU before it", hint=ONLY_LAST)
-
-
 def ending_of(graph: Graph) -> Node | None:
     """Return the `Ending` of a graph without obstacles; only moves follow it."""
     node = graph.nodes[graph.output]
@@ -228,14 +195,7 @@ def ending_of(graph: Graph) -> Node | None:
 
 
 def _values(tensor: Tensor) -> list[Value]:
-    return [tensor] if isinstance(tensor, Value) else [part.value for part in tensor]
-
-
-def _is_permutation(node: Node, source: Node) -> bool:
-    """Whether ``node`` keeps each number of ``source``, in any order."""
-    return isinstance(node.operation, Move) and np.array_equal(
-        np.sort(node.operation.index, axis=None), np.arange(math.prod(source.shape))
-    )
+    return [tensor] if isinstance(tensor, Value) else [*tensor.values]
 
 
 _LINEAR_OF_VECTORS: Final = Add | Affine | Dense | Ending | Move
@@ -266,11 +226,8 @@ class Uses:
         return self.graph.nodes[number].operation
 
     def is_shared(self, number: int) -> bool:
-        """Return whether several layers would each contain the map that computes this tensor.
-
-        ReLUs of it do not count, since each of their populations has exactly this map; nor does the head, where all
-        maps are composed into the last layer.
-        """
+        """Return whether several layers would each contain the map that computes this tensor."""
+        # Populations of its ReLUs have exactly this map, and all maps of the head are composed into the last layer.
         return len(self.graph.users[number]) > 1 and not self._is_head[number] and not self._feeds_relus(number)
 
     def _feeds_relus(self, number: int) -> bool:
@@ -304,8 +261,16 @@ class Uses:
         )
 
     def is_end(self, number: int) -> bool:
-        """Return whether only moves follow."""
-        return all(isinstance(self._operation(user), Move) and self.is_end(user) for user in self.graph.users[number])
+        """Return whether only other orders of all its numbers follow, or obstacles, of which the user is told."""
+        order = np.arange(math.prod(self.graph.nodes[number].shape))
+        for user in self.graph.users[number]:
+            node = self.graph.nodes[user]
+            is_move = isinstance(node.operation, Move) and np.array_equal(
+                np.sort(node.operation.index, axis=None), order
+            )
+            if node.obstacle is None and not (is_move and self.is_end(user)):
+                return False
+        return True
 
 
 def pooled_after_relu(graph: Graph) -> Graph:

@@ -25,6 +25,8 @@ all images (`Populations.bounds`).
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, Final
@@ -141,40 +143,42 @@ class Value:
 
 @dataclass(frozen=True, eq=False)
 class Features:
-    """Flattened numbers of a value, the input of a dense layer. They stay numbers of the maps they come from.
+    """Flattened numbers of maps, the input of a dense layer. They stay numbers of the maps they come from.
 
     Parameters
     ----------
-    value
-        The value.
+    values
+        The maps, one after another.
     index
-        int64: position of each number in the value, in C, H, W order; -1 for a zero. ``None``: all, in order.
+        int64: position of each number in these, in C, H, W order; -1 for a zero. ``None``: all, in order.
     gain, shift
         float64: factor of each number, and constant added after it; ``None``: 1 and 0.
     """
 
-    value: Value
+    values: tuple[Value, ...]
     index: Array | None = None
     gain: Array | None = None
     shift: Array | None = None
 
     @property
-    def count(self) -> int:
-        return int(np.prod(self.value.shape)) if self.index is None else len(self.index)
+    def starts(self) -> list[int]:
+        """The position of the first number of each value, and that after the last."""
+        return [0, *itertools.accumulate(math.prod(value.shape) for value in self.values)]
 
     @property
-    def is_whole(self) -> bool:
-        """Whether it is just the value, flattened."""
-        return self.index is None and self.gain is None and self.shift is None
+    def places(self) -> Array:
+        """``index``, also of all."""
+        return np.arange(self.starts[-1]) if self.index is None else self.index
 
     @property
-    def is_vector(self) -> bool:
-        """Whether it is just a value ``(N, 1, 1)``."""
-        return self.is_whole and self.value.size == (1, 1)
+    def whole(self) -> Value | None:
+        """The value that it is, flattened, if it is just one."""
+        is_plain = self.index is None and self.gain is None and self.shift is None
+        return self.values[0] if is_plain and len(self.values) == 1 else None
 
 
-Tensor = Value | tuple[Features, ...]
-"""A map, or flattened features: several of one after another if they were concatenated."""
+Tensor = Value | Features
+"""A map or a vector, ``(N, 1, 1)``; or flattened maps."""
 
 
 def summed(values: Sequence[Value], factors: Sequence[float], name: str = "") -> Value:
@@ -214,11 +218,11 @@ def scaled(value: Value, gains: float | Array) -> Value:
     return replace(value, terms=terms, constant=constant)
 
 
-def shifted(value: Value, shift: Array) -> Value:
-    """Return ``value`` plus ``shift``, float64 ``(C,)`` or ``(C, H, W)``."""
+def shifted(value: Value, shift: Array | None) -> Value:
+    """Return ``value`` plus ``shift``, float64 ``(C,)`` or ``(C, H, W)``; None: 0."""
     constant = value.constant
-    if constant is None:
-        return replace(value, constant=shift)
+    if constant is None or shift is None:
+        return replace(value, constant=constant if shift is None else shift)
     axes = max(constant.ndim, shift.ndim)
     one, other = (each.reshape(each.shape + (1,) * (axes - each.ndim)) for each in (constant, shift))
     return replace(value, constant=one + other)
@@ -276,8 +280,7 @@ class Populations:
 
     def add(self, population: Population) -> Value:
         """Add ``population``; return its values."""
-        terms = tuple(_fitting(term, population.value) for term in population.value.terms)
-        self.made.append(replace(population, value=replace(population.value, terms=terms)))
+        self.made.append(population)
         return _whole(len(self.made) - 1, population.shape)
 
     def carried(self, value: Value, name: str) -> Value:
@@ -317,25 +320,6 @@ class Populations:
                 found = np.maximum(found, population.threshold)
             self._largest.append(found)
         return self._largest[source]
-
-
-def _fitting(term: Term, value: Value) -> Term:
-    """``term`` of ``value`` without a stride along a single row or column of its source.
-
-    If other channels of the source are at other rows, it also loses the taps that read none: otherwise the common
-    kernel would have those of all channels.
-    """
-    window = term.window
-    for axis in (axis for axis in (0, 1) if term.size[axis] == 1):
-        has_others = any(
-            other.source == term.source
-            and other.window.padding[axis] != window.padding[axis]
-            and not np.isin(other.source_channels, term.source_channels).any()
-            for other in value.terms
-        )
-        if has_others or window.stride[axis] > 1 < value.size[axis]:
-            window = window.of_single(axis)
-    return replace(term, window=window)
 
 
 def _whole(source: int, shape: Shape) -> Value:

@@ -109,19 +109,6 @@ class Window:
             pool=(1, 1),
         )
 
-    def of_single(self, axis: int) -> Window:
-        """Return the same map of an input of one row (axis 0) or column (axis 1), with a stride of 1 along that axis.
-
-        It has only the taps that read that row or column: one for each output position.
-        """
-        plain, last = self._undilated(), self.size[axis] - 1
-        taps = plain.padding[axis] - plain.stride[axis] * np.arange(last, -1, -1)
-        is_there = (taps >= 0) & (taps < plain.weight.shape[2 + axis])
-        weight = plain.weight.take(np.where(is_there, taps, 0), 2 + axis) * (is_there if axis else is_there[:, None])
-        (down, across), (top, left) = plain.stride, plain.padding
-        stride, padding = ((down, 1), (top, last)) if axis else ((1, across), (last, left))
-        return replace(plain, weight=weight, stride=stride, padding=padding)
-
     def applied_to(self, maps: Array) -> Array:
         """Return the output for one pooled input ``(C_in, H, W)``: float64 ``(C_out, H', W')``."""
         if self.is_dense:

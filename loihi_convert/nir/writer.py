@@ -58,10 +58,8 @@ ALWAYS_REACHED: Final = -(2.0**40)
 
 
 def to_graph(network: QuantizedNetwork, *, hard_reset: bool = False) -> Any:
-    """Return ``network`` as a ``nir.NIRGraph``; its input in each step is an image of integers, see the metadata.
-
-    ``hard_reset`` writes neurons with soft reset as ``nir.IF``, which resets to 0 and starts at 0: another network.
-    """
+    """Return ``network`` as a ``nir.NIRGraph``, which takes images of integers, see its metadata."""
+    # With `hard_reset` neurons with soft reset are written as ``nir.IF``, which starts at 0 and resets to 0.
     return _Builder(network, network.reset == "hard" or hard_reset).graph()
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from loihi_convert.errors import UnsupportedModelError
-from loihi_convert.ground.arrays import Array, Pair, Shape
+from loihi_convert.ground.arrays import Array, Pair
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.reading.graph import (
     BEFORE_QUANTIZATION,
@@ -27,8 +27,8 @@ from loihi_convert.reading.graph import (
     Relu,
     Rounding,
     refuse,
+    rounded_relu,
 )
-from loihi_convert.reading.quantized_relu import rounded_relu
 from loihi_convert.reading.recording import Call
 from loihi_convert.reading.values import IMAGES, Value, counted, map_shape
 
@@ -163,30 +163,20 @@ def _adaptive_pool(reader: Reader, call: Call) -> Value:
         # Each window is one pixel.
         positions = functional.interpolate(reader.positions(reader.plain(x)), size=tuple(after), mode="nearest")
         return reader.placed(positions, x.node)
+    # The i-th of k windows along an axis of n pixels is floor(i n / k) .. ceil((i + 1) n / k) - 1, so they are alike,
+    # and at a constant step, only if n or n - 1 is a multiple of k.
     number = _maps(reader, call)
-    pool = adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average="avg" in call.name)
-    return reader.add(pool, (number,), call.shape)
-
-
-def _interpolated(reader: Reader, call: Call) -> Value:
-    x = reader.of(call.args[0])
-    before, after = x.shape[2:], call.shape[2:]
-    if any(many < few for many, few in zip(before, after, strict=True)):
-        refuse("has no spiking equivalent here")
-    factors = {many / few for many, few in zip(before, after, strict=True)}
-    mode = call.name.strip("_").removeprefix("upsample_")[:-2]
-    if mode.startswith("nearest") and all(map(float.is_integer, factors)):
-        found = call.target(reader.positions(reader.plain(x)), *call.args[1:])
-        return reader.placed(found, x.node)
-    if mode in ("linear", "bilinear") and factors <= {1, 2} and not call.args[2]:
-        # Half the size: the mean of two pixels.
-        number = reader.number(x)
-        pool = adaptive_pool(reader.nodes[number].shape, map_shape(call.shape), is_average=True)
-        return reader.add(pool, (number,), call.shape)
-    return refuse(
-        f"makes {tuple(after)} of {tuple(before)} by mode {mode}",
-        supported="nearest and area by whole factors, bilinear by 2",
-    )
+    maps, wanted = reader.nodes[number].shape, map_shape(call.shape)
+    axes = list(zip(maps[1:], wanted[1:], strict=True))
+    if any(many < few or many % few > 1 for many, few in axes):
+        refuse(
+            f"gives {wanted[1:]} for {maps[1:]}",
+            supported="sizes that divide the size of the map, or that less 1, or multiples of it",
+        )
+    (height, rows), (width, columns) = axes
+    stride = (height // rows, width // columns)
+    kernel = (stride[0] + height % rows, stride[1] + width % columns)
+    return reader.add(_window("mean" if "avg" in call.name else "amax", kernel, stride), (number,), call.shape)
 
 
 def _maps(reader: Reader, call: Call) -> int:
@@ -204,9 +194,8 @@ def _reduced(reader: Reader, call: Call) -> Value:
     axes = {axis % rank for axis in ([given] if isinstance(given, int) else given or ())}
     kind = {"max": "amax"}.get(call.name, call.name)
     if x.node is not None and axes and kind != "amin" and _are_whole_maps(reader, x, axes):
-        channels = reader.nodes[x.node].shape[0]
-        pool = _window(kind, reader.nodes[x.node].shape[1:], channels)
-        found = reader.add(pool, (x.node,), torch.Size((IMAGES, channels, 1, 1)))
+        channels, *size = reader.nodes[x.node].shape
+        found = reader.add(_window(kind, pair(size), pair(size)), (x.node,), torch.Size((IMAGES, channels, 1, 1)))
         return Value(call.shape, found.node)
     if len(axes) == 1 and (x.node is None or (rank == 5 and axes <= {1, 2})):
         return _of_parts(reader, call, x, kind, axes.pop())
@@ -223,16 +212,15 @@ def _reduced(reader: Reader, call: Call) -> Value:
     channels, height, width = reader.nodes[number].shape
     is_signal = rank == 3
     kernel = (height if 2 in axes and not is_signal else 1, width if rank - 1 in axes else 1)
-    pool = _window(kind, kernel, channels)
+    pool = _window(kind, kernel, kernel)
     maps = (channels, height // kernel[0], width // kernel[1])
     return reader.add(pool, (number,), call.shape, maps if len(map_shape(call.shape)) == 3 else map_shape(call.shape))
 
 
-def _window(kind: str, kernel: Any, channels: int) -> AveragePool | MaxPool:
-    rows, columns = kernel
+def _window(kind: str, kernel: Pair, stride: Pair) -> AveragePool | MaxPool:
     if kind == "amax":
-        return MaxPool((rows, columns), (rows, columns), (0, 0), (1, 1))
-    return AveragePool((rows, columns), (rows, columns), (0, 0), 1.0 if kind == "sum" else 1 / (rows * columns))
+        return MaxPool(kernel, stride, (0, 0), (1, 1))
+    return AveragePool(kernel, stride, (0, 0), 1.0 if kind == "sum" else 1 / (kernel[0] * kernel[1]))
 
 
 def _are_whole_maps(reader: Reader, x: Value, axes: set[int]) -> bool:
@@ -255,12 +243,11 @@ def _of_parts(reader: Reader, call: Call, x: Value, kind: str, axis: int) -> Val
     found, *others = parts
     for other in others:
         shape = found.shape
-        if kind == "amax":
-            above = reader.add(Relu(), (reader.number(reader.total(shape, (found, other), (1.0, -1.0))),), shape)
-            found = reader.total(shape, (other, above), (1.0, 1.0))
-        elif kind == "amin":
-            below = reader.add(Relu(), (reader.number(reader.total(shape, (other, found), (1.0, -1.0))),), shape)
-            found = reader.total(shape, (other, below), (1.0, -1.0))
+        if kind in ("amax", "amin"):
+            # max(a, b) = b + relu(a - b), min(a, b) = b - relu(b - a)
+            ordered, sign = ((found, other), 1.0) if kind == "amax" else ((other, found), -1.0)
+            gap = reader.add(Relu(), (reader.number(reader.total(shape, ordered, (1.0, -1.0))),), shape)
+            found = reader.total(shape, (other, gap), (1.0, sign))
         else:
             found = reader.total(shape, (found, other), (1.0, 1.0))
     if kind == "mean":
@@ -332,34 +319,11 @@ COMPUTING: Final[Mapping[str, Callable[[Any, Call], Any]]] = {
     "max_pool2d_with_indices": _max_pool,
     "_adaptive_avg_pool2d": _adaptive_pool,
     "adaptive_max_pool2d": _adaptive_pool,
-    **dict.fromkeys(("upsample_nearest2d", "upsample_nearest1d"), _interpolated),
-    **dict.fromkeys(("_upsample_nearest_exact2d", "_upsample_nearest_exact1d"), _interpolated),
-    **dict.fromkeys(("upsample_bilinear2d", "upsample_linear1d"), _interpolated),
     **dict.fromkeys(("mean", "sum", "amax", "max", "amin"), _reduced),
     **dict.fromkeys(("floor", "round"), _rounding),
     **dict.fromkeys(("_softmax", "_log_softmax", "sigmoid", "log_sigmoid_forward", "tanh"), _ending),
 }
 """By ATen's name."""
-
-
-def adaptive_pool(before: Shape, after: Shape, *, is_average: bool) -> AveragePool | MaxPool:
-    """Return the pooling of ``before`` to ``after`` with windows of one size, or `refuse` it.
-
-    The i-th of k windows along an axis of n pixels is floor(i n / k) .. ceil((i + 1) n / k) - 1, so they are alike, and
-    at a constant step, only if n or n - 1 is a multiple of k.
-    """
-    axes = list(zip(before[1:], after[1:], strict=True))
-    if len(before) != 3 or any(many < few or many % few > 1 for many, few in axes):
-        refuse(
-            f"gives {after[1:]} for {before[1:]}",
-            supported="sizes that divide the size of the map, or that less 1, or multiples of it",
-        )
-    (height, rows), (width, columns) = axes
-    stride = (height // rows, width // columns)
-    kernel = (stride[0] + height % rows, stride[1] + width % columns)
-    if is_average:
-        return AveragePool(kernel, stride, (0, 0), 1 / (kernel[0] * kernel[1]))
-    return MaxPool(kernel, stride, (0, 0), (1, 1))
 
 
 def pair(numbers: Sequence[int]) -> Pair:

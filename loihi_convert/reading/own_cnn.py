@@ -42,9 +42,7 @@ from loihi_convert.reading.users_code import (
     run_users_code,
     shape_taken,
     told,
-    unwrapped,
     users_code,
-    with_plain_parts,
 )
 
 
@@ -96,7 +94,7 @@ def own_design(
 def _made(arch: str, weights: Path | None) -> tuple[Callable[[], nn.Module], Checkpoint | None]:
     """A function that builds the CNN of ``arch`` with the tensors in ``weights``; and its record, if any."""
     if weights is None:
-        return lambda: with_plain_parts(build_cnn(arch)), None
+        return partial(build_cnn, arch), None
     trained = checkpoint.load_if_ours(weights)
     if trained is not None:
         if not trained.is_own:
@@ -104,7 +102,7 @@ def _made(arch: str, weights: Path | None) -> tuple[Callable[[], nn.Module], Che
             raise UsageError(found, where="arch", expected="is for your own CNN")
         return partial(rebuilt, trained, arch, weights), trained
     states = checkpoint.load_states(weights)
-    return lambda: fill(with_plain_parts(build_cnn(arch)), states, arch, weights)[0].requires_grad_(True), None
+    return lambda: fill(build_cnn(arch), states, arch, weights)[0].requires_grad_(True), None
 
 
 def own_teacher(arch: str, weights: Path, splits: DataSplits, design: Design) -> Teacher:
@@ -180,10 +178,10 @@ def design_of(
     name: str,
     splits: DataSplits,
     *,
-    normalization: Normalization | None,
-    qcfs_levels: int | None,
-    timesteps: int | None,
-    start: dict[str, JsonValue] | None,
+    normalization: Normalization | None = None,
+    qcfs_levels: int | None = None,
+    timesteps: int | None = None,
+    start: dict[str, JsonValue] | None = None,
 ) -> Design:
     """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
 
@@ -243,7 +241,7 @@ def rebuilt(trained: Checkpoint, arch: str, path: Path) -> nn.Module:
     CheckpointError
         If the tensors do not match the CNN.
     """
-    cnn = with_plain_parts(build_cnn(arch)).cpu().float()
+    cnn = build_cnn(arch).cpu().float()
     if trained.qcfs_levels is not None:
         cnn.eval()
         black = torch.zeros(2, *shape_taken(cnn, trained.input_shape), dtype=torch.float32)
@@ -275,7 +273,7 @@ def recorded_normalization(trained: Checkpoint, given: Normalization | None) -> 
 
 def copies_of(module: nn.Module) -> Callable[[], nn.Module]:
     """Return a function that copies ``module`` as it is now, on the CPU."""
-    kept = with_plain_parts(copied(unwrapped(module)).cpu())
+    kept = copied(module).cpu()
     return lambda: copied(kept).requires_grad_(True)
 
 
@@ -413,10 +411,10 @@ def fill(
     model = model.cpu().float()
     wanted = model.state_dict()
     candidates = {key: _renamed(state, wanted) for key, state in states.items()}
-    named = [key for key, (tensors, _) in candidates.items() if not _difference(tensors, wanted.keys())]
-    # For an error that names the shape, if none fits.
-    fitting = [key for key in named if _has_shapes(candidates[key][0], wanted)] or named[:1]
-    tensors, notes = candidates[fitting[0] if fitting else next(iter(candidates))]
+    problems = {key: _problem(tensors, wanted) for key, (tensors, _) in candidates.items()}
+    fitting = [key for key, problem in problems.items() if not problem]
+    chosen = (fitting or [*candidates])[0]
+    tensors, notes = candidates[chosen]
     if any(
         name.endswith("activations.0.threshold") and name not in wanted for state in states.values() for name in state
     ):
@@ -425,13 +423,17 @@ def fill(
             where=path,
             hint="Let `fine_tune` write the file, with `output`, or convert the module itself.",
         )
-    if difference := _difference(tensors, wanted.keys()):
-        raise CheckpointError(f"does not match {arch}: {difference}", where=path)
+    if problems[chosen]:
+        raise CheckpointError(
+            f"does not match {arch}: {problems[chosen]}",
+            where=path,
+            hint='Give the CNN it was saved from; arguments go in parentheses, as in "nets:make_cnn(classes=10)".',
+        )
     if len(fitting) > 1:
         others = first_few([repr(other) for other in fitting[1:]], _MAX_NAMES)
-        notes = [*notes, f"the weights under {fitting[0]!r} are used; {others} would fit too."]
+        notes = [*notes, f"the weights under {chosen!r} are used; {others} would fit too."]
     require_finite(tensors, path)
-    filled = {name: _as_float32(name, tensor, wanted[name], arch, path) for name, tensor in tensors.items()}
+    filled = {name: _as_float32(name, tensor, path) for name, tensor in tensors.items()}
     dtypes = sorted({_dtype(tensor) for tensor in tensors.values() if tensor.is_floating_point()} - {"float32"})
     notes = [*notes, *[f"{first_few(dtypes, _MAX_NAMES)} tensors are converted to float32."] * bool(dtypes)]
     run_users_code("loading its weights", lambda: model.load_state_dict(filled, strict=False))
@@ -471,32 +473,26 @@ def _prefix(found: Set[str], needed: Set[str]) -> str | None:
     return usual[0] if usual else fitting[0] if len(fitting) == 1 else None
 
 
-def _has_shapes(tensors: _Tensors, wanted: Mapping[str, Tensor]) -> bool:
-    # A lazy module accepts any shape.
-    return all(is_lazy(wanted[name]) or wanted[name].shape == own.shape for name, own in tensors.items())
+def _problem(tensors: _Tensors, wanted: Mapping[str, Tensor]) -> str:
+    """Why ``tensors`` are not those of a CNN with the state ``wanted``; empty if they are."""
+    missing, unknown = sorted(_needed(wanted.keys()) - tensors.keys()), sorted(tensors.keys() - wanted.keys())
+    names = {"missing": missing, "unknown to the CNN": unknown}
+    if any(names.values()):
+        return "; ".join(f"{first_few(each, _MAX_NAMES)} {what}" for what, each in names.items() if each)
+    for name, tensor in tensors.items():
+        own = wanted[name]
+        # A lazy module accepts any shape.
+        if not is_lazy(own) and tensor.shape != own.shape:
+            return f"{name} has shape {tuple(tensor.shape)}, not {tuple(own.shape)}"
+        # The counter may be one of a state dict whose tensors were all converted to half precision.
+        if tensor.is_floating_point() != own.is_floating_point() and not name.endswith(BATCH_COUNTER):
+            return f"{name} is {_dtype(tensor)}, not {_dtype(own)}"
+    return ""
 
 
-def _difference(tensors: _Tensors, wanted: Set[str]) -> str:
-    """The missing and the unexpected names, compared with ``wanted``; empty if there are none."""
-    missing, unexpected = sorted(_needed(wanted) - tensors.keys()), sorted(tensors.keys() - wanted)
-    found = {"missing": missing, "unknown to the CNN": unexpected}
-    return "; ".join(f"{first_few(names, _MAX_NAMES)} {what}" for what, names in found.items() if names)
-
-
-def _as_float32(name: str, tensor: Tensor, wanted: Tensor, arch: str, path: Path) -> Tensor:
+def _as_float32(name: str, tensor: Tensor, path: Path) -> Tensor:
     if name.endswith(BATCH_COUNTER):
-        # A state dict whose tensors were all converted to half precision.
-        return torch.nan_to_num(tensor, posinf=0.0).to(wanted.dtype)
-    if tensor.is_floating_point() != wanted.is_floating_point():
-        expected = f"must be {_dtype(wanted)}, as in {arch}"
-        raise CheckpointError(f"{name} is {_dtype(tensor)}", where=path, expected=expected)
-    if not is_lazy(wanted) and tensor.shape != wanted.shape:
-        raise CheckpointError(
-            f"{name} has shape {tuple(tensor.shape)}",
-            where=path,
-            expected=f"must be {tuple(wanted.shape)}, as in {arch}",
-            hint='Give the CNN it was saved from; arguments go in parentheses, as in "nets:make_cnn(classes=10)".',
-        )
+        return torch.nan_to_num(tensor, posinf=0.0).to(torch.int64)
     converted = tensor.to(torch.float32) if tensor.is_floating_point() else tensor
     if not bool(torch.isfinite(converted).all()):
         raise CheckpointError(f"{name} does not fit into float32: it contains {tensor.abs().max()}", where=path)

@@ -46,12 +46,12 @@ from loihi_convert.reading.graph import (
     Operation,
     Relu,
     clipped_once,
+    clipped_rounding,
     left_by_sum,
     placed_at,
     pruned,
     refuse,
 )
-from loihi_convert.reading.quantized_relu import clipped_rounding
 from loihi_convert.reading.recording import Call, Place, Recorder, is_printed, plain_tensor
 from loihi_convert.reading.users_code import (
     dtype_of,
@@ -340,8 +340,8 @@ class Reader:
         if call.whole is not None:
             threshold = None if call.whole.threshold is None else np.broadcast_to(call.whole.threshold, call.shape[1])
             return self.add(replace(call.whole, threshold=threshold), (self.number(taken[0]),), call.shape)
-        if call.name in _SAME or (call.name == "_to_copy" and not taken[0].is_pending and self._keeps_numbers(call)):
-            return taken[0].copied()
+        if call.name in _SAME or (call.name == "_to_copy" and taken[0].unfit is None and self._keeps_numbers(call)):
+            return replace(taken[0])
         is_elementwise = call.is_elementwise or self._assigns_where(call)
         if (call.name in COMPUTING or is_elementwise) and not all(each.shape.numel() for each in taken):
             refuse("takes an empty tensor", supported="tensors that hold numbers")
@@ -372,7 +372,7 @@ class Reader:
 
     def _elementwise(self, call: Call, taken: list[Value]) -> Value | None:
         shape = call.shape
-        if call.name in ("add", "sub") and len(taken) == 2 and not any(each.is_pending for each in taken):
+        if call.name in ("add", "sub") and len(taken) == 2 and all(each.unfit is None for each in taken):
             factor = float(call.kwargs.get("alpha", 1))
             return self.total(shape, taken, (1.0, factor if call.name == "add" else -factor))
         taken = [self.expanded(each, shape) for each in taken]

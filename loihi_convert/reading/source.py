@@ -44,7 +44,7 @@ from loihi_convert.lowering import lowered
 from loihi_convert.nir.reader import read_nir
 from loihi_convert.reading.from_onnx import onnx_sha256, read_onnx
 from loihi_convert.reading.own_cnn import fill, rebuilt, recorded_normalization
-from loihi_convert.reading.users_code import build_cnn, plain_copy, shape_taken, users_code, with_plain_parts
+from loihi_convert.reading.users_code import build_cnn, plain_copy, shape_taken, users_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,14 +157,10 @@ class Source:
 
         It takes images, float ``(N, C, H, W)``, or signals ``(N, C, L)``, and returns class scores ``(N, classes)``.
         """
-        input_shape = as_input_shape(input_shape)
         model = plain_copy(module)
-        network = _completed(lowered(model, input_shape, normalization).network, task)
-        described = {"data": data, "classes": _class_names(network, classes)}
-        provenance = {"state_sha256": digest(model.state_dict()), **described, **_recorded(network, normalization)}
-        is_fine_tuned = isinstance(model, WithQcfs)
-        timesteps = model.timesteps if isinstance(model, WithQcfs) else None
-        return cls(None, model, network, provenance, network.notes, timesteps, is_fine_tuned=is_fine_tuned)
+        tuned = model.timesteps if isinstance(model, WithQcfs) else None
+        file = _File(model, as_input_shape(input_shape), classes, normalization, {}, tuned, isinstance(model, WithQcfs))
+        return _source(None, file, {"state_sha256": digest(model.state_dict())}, data, task)
 
 
 def open_source(
@@ -177,28 +173,12 @@ def open_source(
     normalization: Normalization | None = None,
     task: Task = "classification",
 ) -> Source:
-    """Return the CNN whose weights are in ``path``.
+    """Return the CNN in ``path``, or whose weights are there: see the table above.
 
-    Parameters
-    ----------
-    path
-        A checkpoint written by `train`, an ONNX file, a NIR file (suffix ``.nir``), or with ``arch`` any file with the
-        CNN's tensors (`stored_states`).
-    arch
-        ``package.module:factory``: a class of `torch.nn.Module`, a function that returns one, or an instance. It is
-        imported and executed, with the current folder first on the path. Arguments, which must be literals, follow in
-        parentheses: ``torchvision.models:vgg11_bn(num_classes=10)``.
-    input_shape
-        ``(C, H, W)``; for signals ``(C, L)``. Required with ``arch``, for an ONNX file that leaves it open, and for a
-        NIR file whose input is flat.
-    classes
-        The name of each output, only with ``arch`` or for an ONNX or NIR file; by default 0, 1, ...
-    data
-        Name of the data set, for the record; by default that in the checkpoint.
-    normalization
-        What the CNN was trained on; by default that in the checkpoint, or pixel / 255.
-    task
-        Meaning of the outputs, see `ir.network`.
+    ``arch`` may have literal arguments, as in ``torchvision.models:vgg11_bn(num_classes=10)``. ``input_shape`` is
+    ``(C, H, W)``, for signals ``(C, L)``; required with ``arch``, and where an ONNX or NIR file leaves it open.
+    ``classes`` names each output, by default 0, 1, ... ``data`` and ``normalization`` are by default those in the
+    checkpoint.
 
     Raises
     ------
@@ -225,52 +205,55 @@ def open_source(
         model, shape, notes = read_onnx(path, input_shape)
         file = _File(model, shape, classes, normalization, notes=notes)
     elif arch is None:
-        file = _of_checkpoint(path, input_shape, classes, data, normalization)
+        for parameter, value in (("input_shape", input_shape), ("classes", classes)):
+            if value is not None:
+                raise UsageError(f"found {value!r} without `arch`", where=parameter)
+        file = _of_checkpoint(path, data, normalization)
     else:
         file = _of_users_code(path, arch, input_shape, classes, normalization)
+    return _source(path, file, {"file": path.name, "sha256": checkpoint_sha256(path)}, data, task)
+
+
+def _source(path: Path | None, file: _File, identity: dict[str, Any], data: str | None, task: Task) -> Source:
+    """What the file, or a module in memory, holds, lowered; its record begins with ``identity``."""
     network = lowered(file.model, file.input_shape, file.normalization).network
     network = _completed(network, task, file.neurons)
     described = dict(file.described)
     if "classes" not in described:
         described |= {"data": data, "classes": _class_names(network, file.classes)}
-    recorded = _recorded(network, file.normalization)
-    provenance = {"file": path.name, "sha256": checkpoint_sha256(path), **described, **recorded}
+    if file.normalization is not None:
+        described |= {name: list(numbers) for name, numbers in file.normalization._asdict().items()}
+    described |= {"multiply_accumulates": network.multiply_accumulates}
+    # It is left out for classification, as by earlier versions.
+    described |= {} if task == "classification" else {"task": task}
     return Source(
         path,
         file.model,
         network,
-        provenance,
+        {**identity, **described},
         (*file.notes, *network.notes),
-        spiking_timesteps=None if file.trained is None else file.trained.spiking_timesteps,
-        neurons=file.neurons,
-        is_fine_tuned=file.trained is not None and file.trained.is_fine_tuned,
+        file.spiking_timesteps,
+        file.neurons,
+        file.is_fine_tuned,
     )
 
 
 class _File(NamedTuple):
-    """The CNN of a file, in eval mode; ``described`` is for the provenance, ``trained`` a record of `train`."""
+    """A CNN in eval mode, and what its file says of it; ``described`` is for the provenance."""
 
     model: nn.Module
     input_shape: Shape
     classes: Sequence[str] | None
     normalization: Normalization | None
     described: Mapping[str, Any] = MappingProxyType({})
-    trained: Checkpoint | None = None
+    spiking_timesteps: int | None = None
+    is_fine_tuned: bool = False
     neurons: Readout | None = None
     notes: tuple[str, ...] = ()
 
 
-def _of_checkpoint(
-    path: Path,
-    input_shape: Shape | None,
-    classes: Sequence[str] | None,
-    data: str | None,
-    normalization: Normalization | None,
-) -> _File:
+def _of_checkpoint(path: Path, data: str | None, normalization: Normalization | None) -> _File:
     """A checkpoint written by `train`, which records its image shape and classes."""
-    for parameter, value in (("input_shape", input_shape), ("classes", classes)):
-        if value is not None:
-            raise UsageError(f"found {value!r} without `arch`", where=parameter)
     model, trained = load_model(path)
     model.load_state_dict(rounded_state(model, model.state_dict(), trained.weight_bits))
     described = {
@@ -281,9 +264,9 @@ def _of_checkpoint(
         "test_accuracy": trained.test_accuracy,
     }
     # A file of an earlier version may record another normalization, which that version took.
-    return _File(
-        model, trained.input_shape, trained.classes, normalization or trained.normalization, described, trained
-    )
+    normalization = normalization or trained.normalization
+    tuned = trained.spiking_timesteps, trained.is_fine_tuned
+    return _File(model, trained.input_shape, trained.classes, normalization, described, *tuned)
 
 
 def _of_users_code(
@@ -308,7 +291,8 @@ def _of_users_code(
         states = load_states(path)
         model, notes = fill(build_cnn(arch), states, arch, path)
     described = {"arch": arch} if trained is None else {"arch": arch, "seed": trained.seed}
-    return _File(with_plain_parts(model), input_shape, classes, normalization, described, trained, notes=notes)
+    tuned = (None, False) if trained is None else (trained.spiking_timesteps, trained.is_fine_tuned)
+    return _File(model, input_shape, classes, normalization, described, *tuned, notes=notes)
 
 
 def checkpoint_sha256(path: Path) -> str:
@@ -341,13 +325,6 @@ def _completed(network: ReluNetwork, task: Task, neurons: Readout | None = None)
         *layers, last = network.layers
         network = replace(network, layers=(*layers, replace(last, threshold=np.ones(last.synapse.channels))))
     return replace(network, task=task)
-
-
-def _recorded(network: ReluNetwork, normalization: Normalization | None) -> dict[str, Any]:
-    """What the provenance holds of ``network``; the task is left out for classification, as by earlier versions."""
-    given = {} if normalization is None else {name: list(of) for name, of in normalization._asdict().items()}
-    task = {} if network.task == "classification" else {"task": network.task}
-    return {**given, "multiply_accumulates": network.multiply_accumulates, **task}
 
 
 def _class_names(network: ReluNetwork, classes: Sequence[str] | None) -> list[str]:

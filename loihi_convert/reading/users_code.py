@@ -57,10 +57,7 @@ _Result = TypeVar("_Result")
 
 @contextlib.contextmanager
 def users_code() -> Iterator[None]:
-    """Run the user's code: in one thread at a time, and what it prints on stderr, as it is not output of a command.
-
-    Standard output belongs to all threads.
-    """
+    """Run the user's code, which prints on stderr; in one thread, as all share standard output."""
     with _ALONE, contextlib.redirect_stdout(sys.stderr):
         yield
 
@@ -122,7 +119,7 @@ def build_cnn(arch: str) -> nn.Module:
             made = run_users_code(f"calling {name}", lambda: target(*positional, **keywords))
     if not isinstance(made, nn.Module):
         raise UsageError(f"{name} returns {article(made)}", where="arch", expected="must return a torch.nn.Module")
-    model = unwrapped(made)
+    model = _with_plain_parts(unwrapped(made))
     require_layers(model)
     return model
 
@@ -195,14 +192,15 @@ def _arguments(text: str) -> tuple[list[object], dict[str, object]]:
 
 
 def copied(module: nn.Module) -> nn.Module:
-    """Return a deep copy, in which tensors computed from parameters, as by weight norm or pruning, are constants."""
+    """Return a deep copy without wrappers; tensors computed from parameters, as by weight norm, are constants in it."""
+    module = unwrapped(module)
     computed = {
         id(value): value.detach().clone()
         for part in module.modules()
         for value in vars(part).values()
         if isinstance(value, Tensor) and not value.is_leaf
     }
-    return copy.deepcopy(module, computed)
+    return _with_plain_parts(copy.deepcopy(module, computed))
 
 
 def unwrapped(module: nn.Module) -> nn.Module:
@@ -221,10 +219,10 @@ def without_wrappers(module: nn.Module) -> nn.Module:
     """Return what is inside `unwrapped` ones of ``module``; a copy if a part of it is compiled."""
     module = unwrapped(module)
     is_plain = not any(hasattr(part, "_orig_mod") for part in module.modules())
-    return module if is_plain else with_plain_parts(copied(module))
+    return module if is_plain else copied(module)
 
 
-def with_plain_parts(model: nn.Module) -> nn.Module:
+def _with_plain_parts(model: nn.Module) -> nn.Module:
     """Return ``model``, in which, changed in place, compiled parts are what they compile, and no GPUs are asked for."""
     for part in model.modules():
         if isinstance(part, nn.DataParallel):
@@ -251,7 +249,7 @@ def plain_copy(module: object) -> nn.Module:
     module = unwrapped(module)
     require_weights(module)
     try:
-        found = with_plain_parts(copied(module)).cpu().float()
+        found = copied(module).cpu().float()
         for parameter in _tensors(found.modules(), with_buffers=False):
             parameter.requires_grad_(False)
         # A user's `train`, which it calls, may return nothing.

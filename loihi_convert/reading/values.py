@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
@@ -54,17 +54,8 @@ class Value:
     @property
     def roots(self) -> list[int]:
         """The nodes of which this is a known function, the nearest first."""
-        own = [] if self.is_pending or self.node is None or self.node in self.probes else [self.node]
+        own = [] if self.unfit is not None or self.node is None or self.node in self.probes else [self.node]
         return [*own, *self.probes]
-
-    def copied(self) -> Value:
-        """Return the same numbers, of another tensor."""
-        return replace(self)
-
-    @property
-    def is_pending(self) -> bool:
-        """Whether no node holds these numbers yet."""
-        return self.unfit is not None
 
 
 @dataclass(eq=False)
@@ -80,12 +71,9 @@ def counted(shape: Any, start: int = 0) -> Tensor:
 
 
 def map_shape(shape: Any) -> Shape:
-    """Return the shape of one image of a tensor.
-
-    A signal ``(C, L)`` counts as a map ``(C, 1, L)``, a number as one, and ``(1, C, H, W)``, as of an ONNX file for one
-    image, as a map.
-    """
+    """Return the shape of one image of a tensor; that of a signal ``(C, L)`` is ``(C, 1, L)``."""
     one = tuple(shape[1:]) or (1,)
+    # As of an ONNX file for one image.
     one = one[1:] if len(one) == 4 and one[0] == 1 else one
     return (one[0], 1, one[1]) if len(one) == 2 else one
 
