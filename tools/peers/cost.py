@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from benchmark_tables import machine, publish, spread
+from benchmark_tables import machine, spread
 from simulators import PEERS, REF
 from simulators.process import Worker
 from subject import NETWORKS, NOISE, Subject, export_untrained, request_for, subject
@@ -24,7 +24,9 @@ from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.report.table import markdown_table
+from loihi_convert.runs.columns import as_csv
 
 DEPTH_CHANNELS: Final = 32
 """Channels of each layer of the networks of several depths."""
@@ -93,7 +95,12 @@ def measure_cost(options: argparse.Namespace) -> None:
         "Numbers are median (minimum..maximum). Memory is that of the whole process, which holds "
         f"{spread(idle)} MiB before it reads the network: Python, torch and the images."
     )
-    publish(options.output, "cost", "\n\n".join((what, *tables, rest, machine(options.threads))), records)
+    report = "\n\n".join((what, *tables, rest, machine(options.threads)))
+    print(report)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.output / "cost.md", f"{report}\n".encode())
+        write_atomically(options.output / "cost.csv", as_csv(records))
 
 
 def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> Iterator[Setting]:
