@@ -352,25 +352,22 @@ def _leaves(name: str, value: object) -> Iterator[tuple[str, str]]:
 
 
 def _difference(place: str, first: Array | None, second: Array | None) -> Difference | None:
-    found: dict[str, object] = {
-        "place": place,
-        "first": None if first is None else brief(first),
-        "second": None if second is None else brief(second),
-    }
+    texts = [None if value is None else brief(value) for value in (first, second)]
+    found = Difference(place=place, first=texts[0], second=texts[1])
     if first is None or second is None:
-        return Difference.model_validate(found)
+        return found
     if first.shape != second.shape or "S" in (first.dtype.kind, second.dtype.kind):
         is_same = first.shape == second.shape and first.tobytes().rstrip(b"\0") == second.tobytes().rstrip(b"\0")
-        return None if is_same else Difference.model_validate(found)
+        return None if is_same else found
     one, other = first.astype(np.float64), second.astype(np.float64)
     differs = (first != second) & ~(np.isnan(one) & np.isnan(other))
     if not differs.any():
         return None
     with np.errstate(invalid="ignore", over="ignore"):
         apart = np.abs(one - other)[differs]
-    finite = apart[np.isfinite(apart)]
-    found |= {"differing_count": int(differs.sum()), "count": first.size}
-    return Difference.model_validate(found | {"largest_difference": float(finite.max()) if finite.size else None})
+    largest = apart[np.isfinite(apart)].max(initial=-1)
+    counts = {"differing_count": int(differs.sum()), "count": first.size}
+    return found.model_copy(update={**counts, "largest_difference": float(largest) if largest >= 0 else None})
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
