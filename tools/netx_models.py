@@ -15,16 +15,8 @@
     [[checkpoint]]                                      # the first one is the CNN that accuracies are compared with
     file = "cnn.safetensors"
     train = "--data mnist"
-
-    [[checkpoint]]
-    file = "cnn-qcfs-L4.safetensors"
-    train = "--from cnn.safetensors --qcfs 4"
     threads = 1                                         # as above, for this one
-
-    [[checkpoint]]                                      # a starting point of its own, from which no file is exported
-    file = "cnn-paper-recipe.safetensors"
-    train = "--data mnist --recipe paper"
-    further = true
+    further = true                                      # a starting point of its own, from which no file is exported
 
     [[export]]                                          # a candidate for each checkpoint and each T
     from = ["cnn.safetensors", "cnn-qcfs-L4.safetensors"]

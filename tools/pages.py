@@ -14,6 +14,7 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,16 +140,12 @@ def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
     return [(title, "ngu-lee", "soft", alpha, variant) for title, alpha, variant in rows]
 
 
-def _of_folder(folder: str) -> Callable[[], str]:
-    return lambda: card_table(cards()[folder])
-
-
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
     "seeds": lambda: seeds_table(cards()["mnist"]),
     "stock-lava-dl": stock_lava_dl,
     **stored_results.TABLES,
-    **{f"data-{folder}": _of_folder(folder) for folder in cards()},
+    **{f"data-{folder}": partial(card_table, card) for folder, card in cards().items()},
     "paper-commands": paper_tables.commands,
     "paper-A4": paper_tables.orders,
     "paper-2": paper_rows("mnist/paper/table-2.csv", _compared(_METHODS, ("literal", "spikes", "compensated"))),

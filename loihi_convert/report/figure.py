@@ -7,9 +7,9 @@ average T: a curve of many margins for one file, or the chosen margin of each fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Final, get_args
 
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.ground.choices import Width
@@ -44,11 +44,10 @@ _NAMED: Final = 4
 """Files that a title names; the legend names them all."""
 
 
-def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width = "screen") -> Figure | None:
+def run_figure(evaluations: Figures, title: str, *, width: Width = "screen") -> Figure | None:
     """Return the figure of accuracy or, for regressions, of RMSE against latency; None if there is nothing to draw.
 
-    Unless all files ran with labels, or targets, it shows the agreement with the CNN. ``note`` is additional
-    information, such as a seed.
+    Unless all files ran with labels, or targets, it shows the agreement with the CNN.
     """
     measure = measure_of([evaluation for _, evaluation in evaluations])
     series = [one for one in _series(evaluations, measure) if one.marks]
@@ -61,7 +60,7 @@ def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width
         f"latency T, time steps (on Lava: {' or '.join(sorted({f'T + {e.depth}' for _, e in evaluations}))})",
         is_error=measure.is_error,
     )
-    said = (*_notes(evaluations), note, outside(series, axes).rstrip("."))
+    said = (*_notes(evaluations), outside(series, axes).rstrip("."))
     return figure_of(title, [Chart("", ". ".join(text for text in said if text), series, axes)], width)
 
 
@@ -155,13 +154,7 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
     if len(sources := sorted({entry.source for entry in entries})) > 1:
         raise UsageError(f"the runs are of {' and '.join(sources)}", where="figure", expected="one data set")
     evaluations = [(entry.label, entry.evaluation) for entry in entries]
-    provenance = [entry.run.manifest.provenance.get(entry.file, {}) for entry in entries]
-    figure = run_figure(
-        evaluations,
-        _title(evaluations, sources[0]),
-        note=_seeds(provenance),
-        width=width,
-    )
+    figure = run_figure(evaluations, _title(evaluations, sources[0]), width=width)
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
     write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi))
@@ -171,11 +164,3 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
 def _title(evaluations: Figures, data: str) -> str:
     names = [name for name, _ in evaluations]
     return f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} files'} on {data}"
-
-
-def _seeds(provenance: Sequence[Mapping[str, Any]]) -> str:
-    """Return the training seeds of the CNNs that are recorded."""
-    models = [stages.get("model") for stages in provenance]
-    seeds = [model.get("seed") for model in models if isinstance(model, Mapping)]
-    found = sorted({str(seed) for seed in seeds if seed is not None})
-    return f"CNN trained with seed {' or '.join(found)}" if found else ""

@@ -72,7 +72,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                 ("images", (10, 100, 1000, 10_000), "numbers of images"),
                 ("widths", (8, 16, 32, 64, 128), "c of networks c5-2ap-(2c)5-2ap-classes with random weights"),
                 ("depths", (1, 2, 4, 8, 16), f"numbers of convolutions {DEPTH_CHANNELS}c3 before 2ap-classes"),
-                ("threads", _some_cores(), "numbers of threads"),
+                ("threads", (1, len(os.sched_getaffinity(0))), "numbers of threads"),
             ):
                 shown = f"{values}; default: {','.join(map(str, default))}"
                 verb.add_argument(f"--sweep-{curve}", type=_numbers, default=default, help=shown)
@@ -87,12 +87,6 @@ def _shape(text: str) -> tuple[int, ...]:
     if len(shape) != 3:
         raise argparse.ArgumentTypeError(f"{text}: must be channels, height, width, as in 3,224,224")
     return shape
-
-
-def _some_cores() -> tuple[int, ...]:
-    """Return 1, 2, 4 and so on, and the number of cores."""
-    most = len(os.sched_getaffinity(0))
-    return (*(count for power in range(most.bit_length()) if (count := 2**power) < most), most)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

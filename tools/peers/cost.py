@@ -126,7 +126,9 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
     if options.arch is not None or options.data == NOISE:
         log("networks of several widths and depths: left out; they need a data set")
         return
-    splits = load_data(options.data or _data_of(options, chosen), options.data_root)
+    recorded = chosen.network.provenance.get("model", {})
+    data = options.data or (NETWORKS[options.network] if options.network else str(recorded["data"]))
+    splits = load_data(data, options.data_root)
     for value in options.sweep_widths:
         path = temporary / f"width-{value}.net"
         export_untrained(two_convolutions(value, splits), splits, steps, path)
@@ -135,11 +137,6 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
         path = temporary / f"depth-{value}.net"
         export_untrained(convolutions(value, splits), splits, steps, path)
         yield Setting(f"depth n of n x {DEPTH_CHANNELS}c3-2ap-classes", value, path, some, steps)
-
-
-def _data_of(options: argparse.Namespace, chosen: Subject) -> str:
-    recorded = chosen.network.provenance.get("model", {})
-    return NETWORKS[options.network] if options.network else str(recorded["data"])
 
 
 def two_convolutions(width: int, splits: DataSplits) -> nn.Module:
