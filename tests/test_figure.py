@@ -17,17 +17,16 @@ from support.run_folders import write_runs
 
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.metrics.evaluation import Error, Errors, Evaluation, Regression, RegressionPoint
-from loihi_convert.report.chart import (
-    SIZES,
+from loihi_convert.report.axes import (
     Mark,
     decade_ticks,
     error_frame,
     frame,
-    image_bytes,
     tick_label,
     timestep_range,
     timestep_ticks,
 )
+from loihi_convert.report.chart import SIZES, image_bytes
 from loihi_convert.report.figure import run_figure, write_figure
 
 

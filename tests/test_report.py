@@ -25,7 +25,8 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.files import sha256
 from loihi_convert.metrics.evaluation import Error, Errors, Regression, RegressionPoint
 from loihi_convert.report import build
-from loihi_convert.report.chart import Axes, Chart, Mark, Series, outside
+from loihi_convert.report.axes import Axes, Mark, Series
+from loihi_convert.report.chart import Chart, outside
 from loihi_convert.report.entries import most_complete_of
 from loihi_convert.report.page import Cards, Facts, Pictures
 from loihi_convert.report.table import percent, quantity, quantity_range

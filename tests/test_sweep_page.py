@@ -21,7 +21,7 @@ from loihi_convert.batch.setting import ConversionSetting, Digests, ImageChoice
 from loihi_convert.cli.sweep_output import say_swept
 from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.pipeline.options import NetworkFile
-from loihi_convert.report.chart import Mark
+from loihi_convert.report.axes import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
 

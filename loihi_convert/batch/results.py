@@ -15,17 +15,8 @@ from loihi_convert.errors import low_to_high
 from loihi_convert.ground.choices import SweepCost
 from loihi_convert.ground.files import write_atomically
 from loihi_convert.ground.statistics import CONFIDENCE, mcnemar_p_value
-from loihi_convert.report.chart import (
-    NEUTRAL,
-    Axes,
-    Chart,
-    Mark,
-    Series,
-    decade_ticks,
-    error_frame,
-    frame,
-    timestep_ticks,
-)
+from loihi_convert.report.axes import Axes, Mark, Series, decade_ticks, error_frame, frame, timestep_ticks
+from loihi_convert.report.chart import NEUTRAL, Chart
 from loihi_convert.report.page import Page, Paragraph, Pictures, Section, html
 from loihi_convert.report.table import Table, count, number, percent, percent_interval, points, quantity_range
 

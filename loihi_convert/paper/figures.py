@@ -12,7 +12,8 @@ from loihi_convert.ground.statistics import wilson_interval
 from loihi_convert.paper.tables import PaperEntry
 from loihi_convert.paper.variants import BEST, Exhibit, Variant
 from loihi_convert.report import paper
-from loihi_convert.report.chart import MARKERS, Chart, Mark, Series, channel_chart, timestep_axes
+from loihi_convert.report.axes import Mark, Series, timestep_axes
+from loihi_convert.report.chart import MARKERS, Chart, channel_chart
 from loihi_convert.runs.columns import as_csv
 
 OUR_BEST: Final = "our best"

@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """The line between its marks, see `charts.Series`."""
+        """The line between its marks, see `axes.Series`."""
         return "solid" if self.style < 4 else "dashed"
 
     @property

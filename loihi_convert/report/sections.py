@@ -13,24 +13,10 @@ from loihi_convert.chip.energy import Constant
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.report import paper
-from loihi_convert.report.chart import (
-    NEUTRAL,
-    PAPER,
-    Axes,
-    Chart,
-    CnnLevels,
-    Mark,
-    Measure,
-    Series,
-    channel_chart,
-    decade_ticks,
-    frame,
-    measure_of,
-    timestep_axes,
-    timestep_range,
-)
+from loihi_convert.report.axes import Axes, CnnLevels, Mark, Series, decade_ticks, frame, timestep_axes, timestep_range
+from loihi_convert.report.chart import NEUTRAL, PAPER, Chart, channel_chart
 from loihi_convert.report.entries import Entry, ImageSet, by_network, family_of, stoppable
-from loihi_convert.report.figure import cnn_levels
+from loihi_convert.report.figure import Measure, cnn_levels, measure_of
 from loihi_convert.report.page import Code, Details, Facts, Heading, Matrix, PageBlock, Paragraph, Pictures
 from loihi_convert.report.run_tables import (
     accuracy_table,

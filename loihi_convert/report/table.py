@@ -37,7 +37,7 @@ class Table:
     filtered_columns
         Columns, from the left, by whose values a reader of an HTML page can choose rows.
     keys
-        One per row, or none: a row that a reader hides, hides the `charts.Mark` with its key.
+        One per row, or none: a row that a reader hides, hides the `axes.Mark` with its key.
     """
 
     caption: str
