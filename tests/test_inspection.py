@@ -23,7 +23,8 @@ from loihi_convert import external, netx
 from loihi_convert.__main__ import main
 from loihi_convert.errors import NetxError
 from loihi_convert.pipeline import running
-from loihi_convert.report.contents import BINS, Difference, describe, differences, kinds_table, tables
+from loihi_convert.report.contents import BINS, describe, tables
+from loihi_convert.report.differences import Difference, differences, kinds_table
 from loihi_convert.runs.run_folder import read_run
 
 

@@ -24,7 +24,7 @@ from loihi_convert import cli, netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch import computation
-from loihi_convert.batch.computation import Store, outcome_of
+from loihi_convert.batch.computation import outcome_of
 from loihi_convert.cnn import checkpoint as checkpoints
 from loihi_convert.cnn.checkpoint import Checkpoint
 from loihi_convert.cnn.recipe import default_recipe
@@ -38,13 +38,7 @@ from loihi_convert.ground.arrays import arrays_digest
 from loihi_convert.ground.choices import PaperFigure, PaperTable
 from loihi_convert.ground.files import sha256
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.paper import (
-    measurements,
-    networks,
-    plan,
-    tables,
-    variants,
-)
+from loihi_convert.paper import fingerprints, images, measurements, networks, plan, tables, variants
 from loihi_convert.paper.variants import EXHIBITS, PaperOptions
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import open_source
@@ -154,7 +148,7 @@ def test_a_table_contains_the_accuracy_of_the_integers(command: Command, capsys:
 
 
 def test_many_steps_take_fewer_images(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (measurements, networks, tables):
+    for module in (images, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     words = ("--variants", "literal", "--long-images", "20", "--long-calibration", "30")
     assert command("table", "2", *words) == 0
@@ -197,7 +191,7 @@ def test_everything_is_one_set_of_cells(command: Command, capsys: pytest.Capture
     assert {f"{name}.csv" for name in names} <= written
     whole = command.stored
     printed = capsys.readouterr().err
-    assert "figure 11 is left out: needs a network trained on cifar10" in printed
+    assert "figure 11 is left out: found digits; figure 11 needs networks trained on cifar10" in printed
     assert "table headline is left out: found 2,8; table headline has 4" in printed
     # Thresholds of all T of a row are one cell, which tables and figures share.
     (row,) = (one for one in command.computed("Balancing") if _has(one, "ngu-lee", "literal"))
@@ -376,7 +370,7 @@ def test_the_best_is_chosen_without_test_images(
 
 
 def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (measurements, networks, tables):
+    for module in (images, networks, tables):
         monkeypatch.setattr(module, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
@@ -441,7 +435,7 @@ def test_figure_7_is_the_mean_of_spikes_over_neurons_steps_and_images(command: C
 def test_rates_use_the_images_of_the_accuracies_by_default(command: Command, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run on a GPU if torch finds one; here it does not."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(measurements, "MOST_RATE_IMAGES", 20)
+    monkeypatch.setattr(images, "MOST_RATE_IMAGES", 20)
     words = ("figure", "7", "-T", "2", "--methods", "ngu-lee", "--device", "auto")
     for more in ((), ("--rate-images", "70")):
         assert command(*words, *more) == 0
@@ -505,11 +499,11 @@ def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyP
     ]
 
     def found() -> list[dict[str, str]]:
-        measurements._of.cache_clear()
+        fingerprints._of.cache_clear()
         return list(csv.DictReader(tables.csv_table(entries).splitlines()))
 
     rows = found()
-    assert [row["conversion"] for row in rows] == [measurements.row_fingerprint(row) for row in rows]
+    assert [row["conversion"] for row in rows] == [fingerprints.row_fingerprint(row) for row in rows]
     # One for each conversion: neither T nor a variant without effect changes it, all else does.
     settings = {replace(one.setting, timesteps=8) for one in entries if one.setting}
     assert len({row["conversion"] for row in rows} - {""}) == len(settings)
@@ -521,20 +515,21 @@ def test_a_row_has_the_fingerprint_of_its_conversion(monkeypatch: pytest.MonkeyP
         neuron = replace(first.neuron, threshold=first.neuron.threshold + 1)
         return replace(made, layers=(replace(first, neuron=neuron), *others))
 
+    monkeypatch.setattr(fingerprints, "quantize", rounded)
     monkeypatch.setattr(measurements, "quantize", rounded)
     assert not {row["conversion"] for row in rows} & {row["conversion"] for row in found()} - {""}
 
 
 def test_alpha_afterwards_scales_the_thresholds_of_alpha_1(checkpoint: Path) -> None:
-    some = measurements.PaperImages("digits", PaperOptions(calibration="60", image_count=40))
+    some = images.PaperImages("digits", PaperOptions(calibration="60", image_count=40))
     network, cell = networks.Network(checkpoint, some, "cpu"), replace(CELLS[1], alpha=0.5)
     both = [variants.setting(cell, variants.VARIANTS[name]) for name in ("literal", "alpha-afterwards")]
     whole = variants.setting(CELLS[1], variants.VARIANTS["literal"])
-    found = network.conversions([one for one in (*both, whole) if one], Store(Path("none")))
-    assert found[both[1]].balancing == found[whole].balancing != found[both[0]].balancing
+    network.balance_together([*both, whole])
+    assert network.thresholds(both[1]) == network.thresholds(whole) != network.thresholds(both[0])
     thresholds = {}
-    for one, conversion in found.items():
-        made = conversion.quantized(outcome_of(conversion.balancing).result)
+    for one in (*both, whole):
+        made = network.accuracy(one).quantized(outcome_of(network.thresholds(one)).result)
         thresholds[one] = [layer.balanced.threshold for layer in made.layers if layer.balanced is not None]
     each, afterwards, full = (thresholds[one] for one in (*both, whole))
     # The first layer's current is that of the pixels, which alpha does not change; that of the next layers is.
@@ -589,8 +584,8 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
         made = variants.setting(cell, variants.VARIANTS["literal"], seed=7)
         assert (made is None) == (cell.method == paper.CNN)
         if made is not None:
-            assert (made.poisson_seed == 7) == (made.method in ("spike-norm", "rmp"))
-            assert made.amplitude == "literal"
+            assert (made.balancing.poisson_seed == 7) == (made.balancing.method in ("spike-norm", "rmp"))
+            assert made.balancing.amplitude == "literal"
     one = Cell("A4", "mnist", "spike-norm", "soft", 1.0, 8, 19.68)
     assert variants.setting(one, variants.VARIANTS["literal"]) == variants.setting(
         replace(one, method="rmp"), variants.VARIANTS["literal"]
@@ -607,21 +602,11 @@ def test_every_cell_of_the_paper_has_a_setting_and_spike_norm_with_soft_reset_is
     ]
     hard = replace(one, method="act-norm", reset="hard")
     assert variants.setting(hard, variants.VARIANTS["half"]) is None
-    own, compared = (variants.setting(cell, variants.VARIANTS["published"]) for cell in (paper.table("2")[-1], hard))
+    published = (variants.setting(cell, variants.VARIANTS["published"]) for cell in (paper.table("2")[-1], hard))
+    own, compared = (made.balancing for made in published)
     assert (own.method, own.amplitude, own.readout) == ("ngu-lee", "literal", "potential")
     assert (compared.method, compared.amplitude, compared.readout) == ("act-norm", "compensated", "spikes")
-    assert variants.setting(hard, variants.VARIANTS["poisson"]).poisson_seed == 0
-
-
-def test_the_name_of_a_cell_stays() -> None:
-    """Results computed by earlier versions of this module are found by it."""
-    some = measurements.Selection("digits", None, "test", 10, "images")
-    checkpoint = measurements.TrainedCheckpoint(Path("model.safetensors"), "file", "network")
-    balancing = measurements.Balancing(checkpoint, some, BalanceOptions(), (8,), package="1")
-    made = variants.setting(CELLS[1], variants.VARIANTS["literal"])
-    assert made is not None
-    cell = measurements.Accuracy(measurements.PaperConversion(balancing, made), some, package="1")
-    assert cell.name == "9080538d8fa74452ff29bf8adbaf5c0095dcca1912511115a0a890eb62712d3c"
+    assert variants.setting(hard, variants.VARIANTS["poisson"]).balancing.poisson_seed == 0
 
 
 def test_every_table_and_figure_has_cells() -> None:
@@ -676,9 +661,7 @@ def test_networks_must_match_the_table_and_each_other(
     assert "model.safetensors is also trained on digits; pass one --model for each data set" in capsys.readouterr().err
     monkeypatch.setattr(paper, "table", lambda name: CELLS if name == "headline" else HEADLINE[2:])
     assert command("table", "2") == UsageError.exit_code
-    assert "--model: one was trained on digits; table 2 needs networks trained on mnist" in (
-        err := capsys.readouterr().err
-    )
+    assert "--model: found digits; table 2 needs networks trained on mnist" in (err := capsys.readouterr().err)
     # The message does not mention omitted cells as well.
     assert "left out" not in err
 
@@ -738,7 +721,7 @@ def test_a_network_too_large_for_loihi_is_recorded(command: Command, monkeypatch
 
 
 def test_fewer_images_at_large_t() -> None:
-    some = measurements.PaperImages("digits", PaperOptions(data_root=Path("root"), image_count=300, long_images=50))
+    some = images.PaperImages("digits", PaperOptions(data_root=Path("root"), image_count=300, long_images=50))
     assert some.test(64).data_root == Path("root").absolute()
     assert (some.test(64).count, some.test(128).count, some.test(None).count) == (300, 50, 300)
     assert (some.calibration(64).count, some.calibration(128).count) == (1397, 1197)

@@ -21,7 +21,7 @@ from loihi_convert.batch.results import SweepResults, verdict
 from loihi_convert.batch.sweep_page import marks_on_front, sweep_page, write_page
 from loihi_convert.cli.sweep_output import say_swept
 from loihi_convert.ground.statistics import wilson_interval
-from loihi_convert.report.chart import Mark
+from loihi_convert.report.axes import Mark
 from loihi_convert.report.page import Page, Pictures, html, markdown
 from loihi_convert.report.table import Table
 

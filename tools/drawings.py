@@ -6,16 +6,13 @@ import io
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from functools import wraps
-from typing import Any, Concatenate, Final, ParamSpec
+from typing import Any, Final
 
 import matplotlib as mpl
 from cycler import cycler
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 from netx_cards import CONVERTED, KINDS, accuracies
-
-_GIVEN = ParamSpec("_GIVEN")
 
 _HUES: Final = {False: ("#0072b2", "#c04f00", "#00795a"), True: ("#6cb8f0", "#f0a050", "#4fd0a5")}
 """Blue, orange and green that differ for colour-blind readers too (after Okabe and Ito)."""
@@ -45,27 +42,16 @@ def _style(dark: bool) -> Any:
     }
 
 
-def _picture(
-    draw: Callable[Concatenate[Figure, _GIVEN], None],
-) -> Callable[[bool], Callable[_GIVEN, str]]:
-    """From a function that draws in a figure to one that returns it as SVG, on a light or a dark page."""
-
-    @wraps(draw)
-    def shaded(dark: bool) -> Callable[_GIVEN, str]:
-        def svg(*given: _GIVEN.args, **named: _GIVEN.kwargs) -> str:
-            with mpl.rc_context(_style(dark)):
-                figure, stream = Figure(layout="constrained"), io.StringIO()
-                draw(figure, *given, **named)
-                figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
-            return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
-
-        return svg
-
-    return shaded
+def picture(dark: bool, draw: Callable[..., None], *given: Any) -> str:
+    """Return what ``draw(figure, *given)`` draws, as SVG for a light or a dark page."""
+    with mpl.rc_context(_style(dark)):
+        figure, stream = Figure(layout="constrained"), io.StringIO()
+        draw(figure, *given)
+        figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})
+    return "\n".join(line.rstrip() for line in stream.getvalue().splitlines()) + "\n"
 
 
-@_picture
-def accuracy_picture(figure: Figure, cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> None:
+def draw_accuracy(figure: Figure, cards: Mapping[str, dict[str, Any]], names: Mapping[str, str]) -> None:
     """Accuracy against T, converted and fine-tuned: a colour per data set; its CNN dashed, the paper dotted."""
     figure.set_size_inches(7.6, 4.1)
     axes = figure.subplots()
@@ -100,8 +86,7 @@ def accuracy_picture(figure: Figure, cards: Mapping[str, dict[str, Any]], names:
     )
 
 
-@_picture
-def graded_picture(figure: Figure, rows: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> None:
+def draw_graded(figure: Figure, rows: Sequence[Mapping[str, str]], names: Mapping[str, str]) -> None:
     """Points lost against synaptic operations: binary spikes as a line through their T, graded ones as a ring.
 
     ``rows`` are those of docs/results/graded.csv; ``names`` are titles of its networks, one plot each, two in a row.
@@ -130,8 +115,7 @@ def graded_picture(figure: Figure, rows: Sequence[Mapping[str, str]], names: Map
     )
 
 
-@_picture
-def peers_picture(figure: Figure, rows: Sequence[Mapping[str, str]]) -> None:
+def draw_peers(figure: Figure, rows: Sequence[Mapping[str, str]]) -> None:
     """The speed of `ref` relative to other simulators as bars, one plot for each network, two in a row.
 
     ``rows`` are those of docs/results/peers.csv. lava-dl is left out: its bar would be hundreds of times as long.

@@ -14,7 +14,6 @@ import jinja2
 from stored_results import Row, rows_of
 
 from loihi_convert.cnn.recipe import Recipe
-from loihi_convert.errors import InputError
 from loihi_convert.report.table import markdown_table
 
 CONVERTED: Final = "converted"
@@ -32,20 +31,8 @@ _KINDS_IN_WORDS: Final = (
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return the card in ``folder``.
-
-    Raises
-    ------
-    InputError
-        If the card is missing or cannot be read.
-    """
-    try:
-        card: dict[str, Any] = json.loads((folder / "card.json").read_text())
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise InputError(
-            f"no readable card.json ({reason})", where=folder, hint="Create the folder with the verb build first."
-        ) from error
+    """Return the card in ``folder``."""
+    card: dict[str, Any] = json.loads((folder / "card.json").read_text())
     return card
 
 

@@ -15,31 +15,22 @@
     [[checkpoint]]                                      # the first one is the CNN that accuracies are compared with
     file = "cnn.safetensors"
     train = "--data mnist"
-
-    [[checkpoint]]
-    file = "cnn-qcfs-L4.safetensors"
-    train = "--from cnn.safetensors --qcfs 4"
     threads = 1                                         # as above, for this one
-
-    [[checkpoint]]                                      # a starting point of its own, from which no file is exported
-    file = "cnn-paper-recipe.safetensors"
-    train = "--data mnist --recipe paper"
-    further = true
+    further = true                                      # a starting point of its own, from which no file is exported
 
     [[export]]                                          # a candidate for each checkpoint and each T
     from = ["cnn.safetensors", "cnn-qcfs-L4.safetensors"]
     timesteps = [4, 8]
     options = ""
 
-`build` trains every checkpoint, with seed 0 (or ``seed = 1``, or its own ``--seed``), and exports every candidate to
-FOLDER-candidates. It runs each on the validation images with `ref`, in fixed point. Candidates from the first
-checkpoint are *converted*, the others *fine-tuned*. For each T and kind it keeps the candidate with the most correct
-images (if tied, the first in the plan): ``model-T4.net`` is the better of the two kinds, the other has the name of its
-kind, such as ``converted-T4.net``. Among the files ``model-T*.net`` that allow all T, it names the best one over
-all T on the first 1,000 of these images. Test images are used only afterwards: all of them by `ref`, and the first ones
-by Lava's simulator, which must give the same output potentials. Further seeds go to FOLDER-seed-1 and so on; only their
-accuracies are kept. The results are written to ``card.json`` and, as a table, to ``README.md``. An interrupted build
-continues where it was.
+`build` trains every checkpoint, with seed 0 (or ``seed = 1``, or its own ``--seed``), exports every candidate to
+FOLDER-candidates and runs it on the validation images with `ref`. Candidates from the first checkpoint are *converted*,
+the others *fine-tuned*. For each T and kind the candidate with the most correct images is kept (if tied, the first):
+``model-T4.net`` is the better of the two kinds, the other has the name of its kind, such as ``converted-T4.net``. Among
+the files ``model-T*.net`` that allow all T, the card names the best one over all T on the first 1,000 of these images.
+Test images only measure: all of them by `ref`, the first ones by Lava's simulator, which must give the same output
+potentials. Further seeds go to FOLDER-seed-1 and so on; only their accuracies are kept, in ``card.json`` and its table
+``README.md``. An interrupted build continues where it was.
 """
 
 from __future__ import annotations
@@ -51,12 +42,13 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeVar
 
 import torch
 from netx_cards import CONVERTED, FINE_TUNED, card_page, read_card
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import nn
 
 from loihi_convert import netx
@@ -91,20 +83,30 @@ SINGLE_IMAGES: Final = 1_000
 
 _PLAN: Final = "build.toml"
 
+Kept = TypeVar("Kept", list[int], list[dict[str, Any]], dict[str, Any])
 
-@dataclass(frozen=True)
-class Trained:
-    """A checkpoint of the plan: its file, the options of `train`, and whether it is a starting point of its own."""
+
+class Trained(BaseModel):
+    """A checkpoint of the plan; ``further``: a starting point of its own."""
+
+    model_config = ConfigDict(frozen=True)
 
     file: str
-    options: str
-    is_further: bool = False
+    train: str
+    further: bool = False
     threads: int | None = None
     processor: str | None = None
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Exports(BaseModel):
+    """Files of the plan that are exported with the same options."""
+
+    source: tuple[str, ...] = Field(alias="from", min_length=1)
+    timesteps: tuple[int, ...] = Field(min_length=1)
+    options: str = ""
+
+
+class Candidate(NamedTuple):
     """A file of the plan: its checkpoint, the T it is balanced for, further options of `export`, and its kind."""
 
     source: str
@@ -113,18 +115,33 @@ class Candidate:
     kind: str
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(BaseModel):
     """The contents of ``build.toml``."""
 
-    checkpoints: tuple[Trained, ...]
-    candidates: tuple[Candidate, ...]
-    seed: int
-    store: str
-    sim_images: int
+    checkpoint: tuple[Trained, ...]
+    export: tuple[Exports, ...] = Field(min_length=1)
+    seed: int = 0
+    store: str = "float16"
+    sim_images: int = 1_000
     large_files: tuple[str, ...] = ()
     omitted_files: tuple[str, ...] = ()
     further_seeds: tuple[int, ...] = ()
+
+    @model_validator(mode="after")
+    def _require_known_checkpoints(self) -> Plan:
+        if unknown := {one.source for one in self.candidates} - {item.file for item in self.checkpoint}:
+            raise ValueError(f"exports {', '.join(sorted(unknown))}")
+        return self
+
+    @property
+    def candidates(self) -> list[Candidate]:
+        """Its files, one for each checkpoint and T of an export."""
+        return [
+            Candidate(source, timesteps, item.options, CONVERTED if source == self.checkpoint[0].file else FINE_TUNED)
+            for item in self.export
+            for source in item.source
+            for timesteps in item.timesteps
+        ]
 
     def stores(self, name: str, size: int) -> bool:
         """Whether a file of ``size`` bytes goes into the repository."""
@@ -164,9 +181,9 @@ def build(folder: Path, data_root: Path | None) -> None:
 
 def export_all(folder: Path, plan: Plan, data_root: Path | None) -> tuple[list[Exported], DataSplits]:
     """Train and export everything that is missing; return the candidates and the images."""
-    for item in plan.checkpoints:
+    for item in plan.checkpoint:
         train(item, folder, plan, data_root)
-    splits = load_data(checkpoint.load(folder / plan.checkpoints[0].file).data, data_root)
+    splits = load_data(checkpoint.load(folder / plan.checkpoint[0].file).data, data_root)
     work = folder.with_name(f"{folder.name}-candidates")
     work.mkdir(exist_ok=True)
     return [export(candidate, folder, work, splits, data_root) for candidate in plan.candidates], splits
@@ -176,8 +193,8 @@ def again(folder: Path, plan: Plan, seed: int, data_root: Path | None) -> dict[s
     """Do the same with another seed in a folder of its own; return its accuracies for the card."""
     other = folder.with_name(f"{folder.name}-seed-{seed}")
     other.mkdir(exist_ok=True)
-    needed = tuple(item for item in plan.checkpoints if not item.is_further)
-    exported, splits = export_all(other, replace(plan, checkpoints=needed, seed=seed), data_root)
+    needed = tuple(item for item in plan.checkpoint if not item.further)
+    exported, splits = export_all(other, plan.model_copy(update={"checkpoint": needed, "seed": seed}), data_root)
     return {
         "seed": seed,
         "cnn_test_accuracy": checkpoint.load(other / needed[0].file).test_accuracy,
@@ -193,46 +210,10 @@ def read_plan(folder: Path) -> Plan:
     path = folder / _PLAN
     try:
         text = tomllib.loads(path.read_text())
-        plan = Plan(
-            tuple(
-                Trained(
-                    item["file"],
-                    item["train"],
-                    item.get("further", False),
-                    *(item.get(key, text.get(key)) for key in ("threads", "processor")),
-                )
-                for item in text["checkpoint"]
-            ),
-            tuple(
-                Candidate(
-                    source,
-                    timesteps,
-                    item.get("options", ""),
-                    CONVERTED if source == text["checkpoint"][0]["file"] else FINE_TUNED,
-                )
-                for item in text["export"]
-                for source in item["from"]
-                for timesteps in item["timesteps"]
-            ),
-            text.get("seed", 0),
-            text.get("store", "float16"),
-            text.get("sim_images", 1_000),
-            tuple(text.get("large_files", ())),
-            tuple(text.get("omitted_files", ())),
-            tuple(text.get("further_seeds", ())),
-        )
-    except (OSError, tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(
-            f"not a plan ({type(error).__name__}: {error})", where=path, hint="tools/netx_models.py shows one."
-        ) from error
-    unknown = {item.source for item in plan.candidates} - {item.file for item in plan.checkpoints}
-    if unknown or not plan.candidates:
-        raise InputError(
-            f"exports {', '.join(sorted(unknown)) or 'nothing'}",
-            where=path,
-            expected=f"must be among {', '.join(item.file for item in plan.checkpoints)}",
-        )
-    return plan
+        shared = {name: text[name] for name in ("threads", "processor") if name in text}
+        return Plan.model_validate(text | {"checkpoint": [shared | item for item in text.get("checkpoint", ())]})
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(f"not a plan ({error})", where=path, hint="tools/netx_models.py shows one.") from error
 
 
 def train_command(item: Trained, plan: Plan) -> str:
@@ -244,8 +225,8 @@ def train_command(item: Trained, plan: Plan) -> str:
 def train_words(item: Trained, plan: Plan) -> str:
     """Return the command that trains a checkpoint, without the name of the program."""
     store = "" if plan.store == "float32" else f" --store {plan.store}"
-    seed = "" if "--seed" in shlex.split(item.options) else f" --seed {plan.seed}"
-    return f"train {item.options} --test{store}{seed} -o {shlex.quote(item.file)}"
+    seed = "" if "--seed" in shlex.split(item.train) else f" --seed {plan.seed}"
+    return f"train {item.train} --test{store}{seed} -o {shlex.quote(item.file)}"
 
 
 def train(item: Trained, folder: Path, plan: Plan, data_root: Path | None) -> None:
@@ -297,7 +278,7 @@ def _command(words: str, folder: Path, data_root: Path | None, threads: int | No
         raise InputError(f"loihi-convert {words} failed (exit code {done.returncode})", where=folder)
 
 
-def remembered(path: Path, name: str, measured: Callable[[], Any]) -> Any:
+def remembered(path: Path, name: str, measured: Callable[[], Kept]) -> Kept:
     """Return the result ``name`` for the integers in the file at ``path``, measured once and kept beside it."""
     kept, digest = path.with_suffix(".json"), netx.read_stored(path).integers_sha256
     stored = json.loads(kept.read_text()) if kept.exists() else {}
@@ -306,7 +287,8 @@ def remembered(path: Path, name: str, measured: Callable[[], Any]) -> Any:
     if name not in stored:
         stored[name] = measured()
         write_atomically(kept, json.dumps(stored).encode())
-    return stored[name]
+    found: Kept = stored[name]
+    return found
 
 
 def correct_at(path: Path, timesteps: Sequence[int], images: Dataset) -> list[int]:
@@ -337,15 +319,13 @@ def best_single(files: Sequence[Exported], timesteps: Sequence[int], images: Dat
 
     None if there is no such file.
     """
+
+    def correct(one: Exported) -> int:
+        name = f"validation, first {len(images)}, at {list(timesteps)}"
+        return sum(remembered(one.path, name, lambda: correct_at(one.path, timesteps, images)))
+
     fitting = [one for one in files if netx.read(one.path).max_timesteps >= max(timesteps)]
-    return max(fitting, key=lambda one: sum(_on_all(one, timesteps, images)), default=None)
-
-
-def _on_all(one: Exported, timesteps: Sequence[int], images: Dataset) -> list[int]:
-    """Return `correct_at`, measured once."""
-    name = f"validation, first {len(images)}, at {list(timesteps)}"
-    found: list[int] = remembered(one.path, name, lambda: correct_at(one.path, timesteps, images))
-    return found
+    return max(fitting, key=correct, default=None)
 
 
 def measure(folder: Path, plan: Plan, exported: Sequence[Exported], splits: DataSplits) -> dict[str, Any]:
@@ -354,12 +334,12 @@ def measure(folder: Path, plan: Plan, exported: Sequence[Exported], splits: Data
     chosen = chosen_files(exported)
     models = [one for name, one in chosen.items() if name.startswith("model-")]
     single = best_single(models, steps, splits.validation[:SINGLE_IMAGES])
-    cnn = checkpoint.load(folder / plan.checkpoints[0].file)
-    checkpoints = {item: _checkpoint(item, folder, plan) for item in plan.checkpoints}
-    further = [card for item, card in checkpoints.items() if item.is_further]
+    cnn = checkpoint.load(folder / plan.checkpoint[0].file)
+    checkpoints = {item: _checkpoint(item, folder, plan) for item in plan.checkpoint}
+    further = [card for item, card in checkpoints.items() if item.further]
     return {
         **_described_cnn(cnn, splits),
-        "checkpoints": [card for item, card in checkpoints.items() if not item.is_further],
+        "checkpoints": [card for item, card in checkpoints.items() if not item.further],
         "networks": [
             _network(name, one, exported, folder, plan, splits, steps if one is single else [one.candidate.timesteps])
             for name, one in chosen.items()
@@ -371,6 +351,7 @@ def measure(folder: Path, plan: Plan, exported: Sequence[Exported], splits: Data
 
 def _described_cnn(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
     """Return the card's fields on the CNN before fine-tuning, and on the images."""
+    theirs = paper.cnn_accuracy(splits.name) if cnn.architecture == paper_architecture(splits.name) else None
     return {
         "data": splits.name,
         "architecture": cnn.architecture,
@@ -378,7 +359,7 @@ def _described_cnn(cnn: Checkpoint, splits: DataSplits) -> dict[str, Any]:
         "classes": list(cnn.classes),
         "seed": cnn.seed,
         "cnn_test_accuracy": cnn.test_accuracy,
-        **(papers_cnn(splits.name) if cnn.architecture == paper_architecture(splits.name) else {}),
+        **({} if theirs is None else {"paper_cnn_accuracy": theirs}),
         "test_images": len(splits.test),
         "validation_images": len(splits.validation),
     }
@@ -466,12 +447,6 @@ def papers_best(data: str, timesteps: int) -> dict[str, Any]:
     return {"paper": {"accuracy": best.accuracy, "alpha": best.alpha}}
 
 
-def papers_cnn(data: str) -> dict[str, float]:
-    """Return the accuracy of the paper's CNN, in %, as a field of a card."""
-    found = paper.cnn_accuracy(data)
-    return {} if found is None else {"paper_cnn_accuracy": found}
-
-
 def _file(path: Path, folder: Path, name: str, plan: Plan) -> dict[str, Any]:
     """Copy a file, unless it exists or does not go into the repository, and return its description."""
     size = path.stat().st_size
@@ -511,8 +486,7 @@ def _single(one: Exported, timesteps: Sequence[int], splits: DataSplits) -> dict
 def _test_results(one: Exported, steps: Sequence[int], splits: DataSplits) -> list[dict[str, Any]]:
     """Return `tested`, measured once."""
     name = "test" if list(steps) == [one.candidate.timesteps] else f"test at {list(steps)}"
-    found: list[dict[str, Any]] = remembered(one.path, name, lambda: tested(one.path, steps, splits))
-    return found
+    return remembered(one.path, name, lambda: tested(one.path, steps, splits))
 
 
 def tested(path: Path, timesteps: Sequence[int], splits: DataSplits) -> list[dict[str, Any]]:
@@ -536,8 +510,7 @@ def _sim(one: Exported, count: int, splits: DataSplits) -> dict[str, Any]:
             right = int((ran.result.predictions[:, -1] == part.known_labels).sum())
             return {"images": len(part), "equal_to_ref": ran.equal_to_reference, "correct": right}
 
-    found: dict[str, Any] = remembered(one.path, f"sim on {count}", measured)
-    return found
+    return remembered(one.path, f"sim on {count}", measured)
 
 
 if __name__ == "__main__":

@@ -14,12 +14,13 @@ import argparse
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 import paper_tables
 import stored_results
-from drawings import accuracy_picture, graded_picture, peers_picture
+from drawings import draw_accuracy, draw_graded, draw_peers, picture
 from netx_cards import (
     CONVERTED,
     KINDS,
@@ -139,16 +140,12 @@ def _factors(variants: Sequence[str]) -> list[tuple[str, str, str, str, str]]:
     return [(title, "ngu-lee", "soft", alpha, variant) for title, alpha, variant in rows]
 
 
-def _of_folder(folder: str) -> Callable[[], str]:
-    return lambda: card_table(cards()[folder])
-
-
 TABLES: Final[dict[str, Callable[[], str]]] = {
     "headline": headline,
     "seeds": lambda: seeds_table(cards()["mnist"]),
     "stock-lava-dl": stock_lava_dl,
     **stored_results.TABLES,
-    **{f"data-{folder}": _of_folder(folder) for folder in cards()},
+    **{f"data-{folder}": partial(card_table, card) for folder, card in cards().items()},
     "paper-commands": paper_tables.commands,
     "paper-A4": paper_tables.orders,
     "paper-2": paper_rows("mnist/paper/table-2.csv", _compared(_METHODS, ("literal", "spikes", "compensated"))),
@@ -184,9 +181,9 @@ def pictures() -> dict[str, str]:
     names = {row["network"]: FOLDERS[row["network"]] for row in graded}
     drawn: dict[str, str] = {}
     for dark, shade in ((False, "light"), (True, "dark")):
-        drawn[f"accuracy-{shade}.svg"] = accuracy_picture(dark)({data: cards()[data] for data in DATA}, DATA)
-        drawn[f"graded-{shade}.svg"] = graded_picture(dark)(graded, names)
-        drawn[f"peers-{shade}.svg"] = peers_picture(dark)(peers)
+        drawn[f"accuracy-{shade}.svg"] = picture(dark, draw_accuracy, {data: cards()[data] for data in DATA}, DATA)
+        drawn[f"graded-{shade}.svg"] = picture(dark, draw_graded, graded, names)
+        drawn[f"peers-{shade}.svg"] = picture(dark, draw_peers, peers)
     return drawn
 
 
@@ -195,8 +192,8 @@ def contents() -> Iterator[tuple[Path, str]]:
     yield MODELS / "README.md", index_page(cards(), FOLDERS)
     for name, card in cards().items():
         yield MODELS / name / "README.md", card_page(card)
-    for name, picture in pictures().items():
-        yield ROOT / "docs/pictures" / name, picture
+    for name, drawn in pictures().items():
+        yield ROOT / "docs/pictures" / name, drawn
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))):
         text = path.read_text()
         filled = _BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}{block[3]}", text)

@@ -1,6 +1,6 @@
 """Each stored table of the paper: its command, and whether the conversion has changed since; orders of rows.
 
-The column ``conversion`` of a table is today's fingerprint (`loihi_convert.paper.measurements`), another one if
+The column ``conversion`` of a table is today's fingerprint (`loihi_convert.paper.fingerprints`), another one if
 the conversion has changed, or where a table without one comes from.
 """
 
@@ -13,7 +13,7 @@ from typing import Final
 
 from stored_results import read_rows
 
-from loihi_convert.paper.measurements import row_fingerprint
+from loihi_convert.paper.fingerprints import row_fingerprint
 from loihi_convert.report.table import markdown_table
 
 MODELS: Final = Path(__file__).parents[1] / "netx_models"

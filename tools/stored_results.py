@@ -177,10 +177,8 @@ def graph_peers() -> str:
 def torchvision() -> str:
     """Return the results for torchvision's models."""
     columns = ("model", "size", "result", "levels", "relay_channels", "neurons", "neurocores", "seconds", "memory_gib")
-    counts = ("relay_channels", "neurons")
-    cells = [
-        [grouped(row[name]) if name in counts else row[name] for name in columns] for row in rows_of("torchvision.csv")
-    ]
+    texts = {"relay_channels": grouped, "neurons": grouped}
+    cells = [[texts.get(name, str)(row[name]) for name in columns] for row in rows_of("torchvision.csv")]
     heads = ("model", "pixels", "result", "levels", "relay channels", "neurons", "neurocores", "seconds", "GiB")
     return markdown_table(heads, cells)
 

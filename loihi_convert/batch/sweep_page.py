@@ -25,17 +25,8 @@ from loihi_convert.batch.results import (
 )
 from loihi_convert.ground.choices import SweepCost
 from loihi_convert.ground.files import write_atomically
-from loihi_convert.report.chart import (
-    NEUTRAL,
-    Axes,
-    Chart,
-    Mark,
-    Series,
-    decade_ticks,
-    error_frame,
-    frame,
-    timestep_ticks,
-)
+from loihi_convert.report.axes import Axes, Mark, Series, decade_ticks, error_frame, frame, timestep_ticks
+from loihi_convert.report.chart import NEUTRAL, Chart
 from loihi_convert.report.page import Page, Paragraph, Pictures, Section, html
 from loihi_convert.report.table import Table, count
 

@@ -65,7 +65,7 @@ def inspect(
 
 
 def _compare(file: Path, other: Path, *, as_json: bool, details: bool) -> None:
-    from loihi_convert.report.contents import difference_table, differences, kinds_table
+    from loihi_convert.report.differences import difference_table, differences, kinds_table
 
     found = differences(file, other)
     names = (file.name, other.name) if file.name != other.name else (str(file), str(other))

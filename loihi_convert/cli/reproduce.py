@@ -123,7 +123,7 @@ def _say(found: Sequence[Reproduced], *, as_json: bool) -> None:
 
     tables = [done for done in found if done.exhibit.kind == "table"]
     for done in tables:
-        accuracies, _, *best = shown_tables(done.entries, done.bests)
+        accuracies, _, *best = shown_tables(done.entries)
         say_tables([replace(accuracies, title=f"{done.exhibit.title}: accuracy, %"), *best])
         for sentence in (*done.notes, *refused(done.entries)):
             echo(f"- {sentence}")
@@ -147,7 +147,7 @@ def _say_json(several: Sequence[Reproduced]) -> None:
         {
             "title": done.exhibit.title,
             "files": [str(path) for path in done.files],
-            "rows": list(csv.DictReader(csv_table(done.entries, done.bests).splitlines())) if done.entries else [],
+            "rows": list(csv.DictReader(csv_table(done.entries).splitlines())) if done.entries else [],
             "notes": done.notes,
             "warnings": done.warnings,
         }

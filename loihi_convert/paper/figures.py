@@ -9,13 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from loihi_convert.ground.statistics import wilson_interval
-from loihi_convert.paper.tables import BestEntry, PaperEntry
-from loihi_convert.paper.variants import Exhibit, Variant
+from loihi_convert.paper.tables import PaperEntry
+from loihi_convert.paper.variants import BEST, Exhibit, Variant
 from loihi_convert.report import paper
-from loihi_convert.report.chart import MARKERS, Chart, Mark, Series, channel_chart, timestep_axes
+from loihi_convert.report.axes import Mark, Series, timestep_axes
+from loihi_convert.report.chart import MARKERS, Chart, channel_chart
 from loihi_convert.runs.columns import as_csv
 
-BEST: Final = "our best"
+OUR_BEST: Final = "our best"
 """The label of the best of our methods at each T."""
 
 # If some accuracies are four times as many points below the best, a second chart shows the range above that.
@@ -30,17 +31,17 @@ class MeasuredChannels(NamedTuple):
     values: Mapping[str, Sequence[float]]
 
 
-def accuracy_charts(figure: Exhibit, entries: Sequence[PaperEntry], bests: Sequence[BestEntry]) -> Iterator[Chart]:
+def accuracy_charts(figure: Exhibit, entries: Sequence[PaperEntry]) -> Iterator[Chart]:
     """Yield a chart for each variant and data set that has points, and an enlarged one if accuracies differ much."""
     groups: dict[tuple[Variant, str], list[PaperEntry]] = {}
     for entry in entries:
-        if entry.cell.timesteps is not None:
+        if entry.cell.timesteps is not None and entry.variant is not BEST:
             groups.setdefault((entry.variant, entry.cell.data), []).append(entry)
     styles: dict[str, int] = {}
     for (variant, data), found in groups.items():
         series = list(_series(figure, found, styles))
-        best = _marks([one for one in bests if one.cell.data == data] if figure.has_best else ())
-        series += [Series(BEST, styles.setdefault(BEST, len(styles)), best)] if best else []
+        best = _marks([one for one in entries if one.variant is BEST and one.cell.data == data])
+        series += [Series(OUR_BEST, styles.setdefault(OUR_BEST, len(styles)), best)] if best else []
         if not series:
             continue
         measured = [entry for entry in found if entry.accuracy is not None and entry.cnn.accuracy is not None]
@@ -81,7 +82,7 @@ def _series(figure: Exhibit, entries: Sequence[PaperEntry], styles: dict[str, in
             yield Series("" if marks else label, index, tuple(papers), "", marker=MARKERS[index % len(MARKERS)])
 
 
-def _marks(entries: Sequence[PaperEntry | BestEntry]) -> tuple[Mark, ...]:
+def _marks(entries: Sequence[PaperEntry]) -> tuple[Mark, ...]:
     marks = []
     for entry in entries:
         if entry.outcome is not None and entry.outcome.correct is not None:

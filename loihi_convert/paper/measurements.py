@@ -7,38 +7,35 @@ all T of a row are one cell, because the T share simulations.
 from __future__ import annotations
 
 import base64
+import itertools
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, ClassVar, Final, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 
 from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, R, opened_before, require_unchanged
-from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.methods import balance_by_method
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
-from loihi_convert.data import Dataset, DataSplits, load_data
-from loihi_convert.errors import UsageError
-from loihi_convert.ground.arrays import Array, arrays_digest
+from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.files import sha256
 from loihi_convert.ground.options import Record
-from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
+from loihi_convert.ir.network import IntegrateAndFire, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import QuantizedNetwork
-from loihi_convert.ir.synapse import Conv, Dense
-from loihi_convert.paper.variants import VARIANTS, PaperOptions, PaperSetting, setting
+from loihi_convert.paper.images import Selection
+from loihi_convert.paper.variants import PaperSetting, balancing_words
 from loihi_convert.pipeline import exporting
 from loihi_convert.reading.source import Source, open_source
-from loihi_convert.report.paper import Cell
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -73,24 +70,21 @@ class BalancedNetwork(Record):
     """The neurons of each layer of a network for ``timesteps`` steps, and how they were balanced."""
 
     timesteps: int
-    layers: tuple[StoredNeurons | None, ...]
+    layers: tuple[StoredNeurons, ...]
     provenance: dict[str, Any]
 
     @classmethod
     def of(cls, network: SpikingNetwork) -> BalancedNetwork:
         """Return the record of ``network``."""
-        return cls(
-            timesteps=network.timesteps,
-            layers=tuple(None if layer.neuron is None else StoredNeurons.of(layer.neuron) for layer in network.layers),
-            provenance=dict(network.provenance),
-        )
+        neurons = tuple(StoredNeurons.of(layer.neuron) for layer in network.layers if layer.neuron is not None)
+        return cls(timesteps=network.timesteps, layers=neurons, provenance=dict(network.provenance))
 
-    def for_readout(self, readout: Readout) -> BalancedNetwork:
-        """Return the network with or without neurons in its last layer; with, it must have them."""
+    def for_readout(self, readout: Readout | None) -> BalancedNetwork:
+        """Return the network, balanced for spike counts, with or without neurons in its last layer."""
         if readout == "spikes":
             return self
         made = {**self.provenance, "balance": {**self.provenance["balance"], "readout": readout}}
-        return BalancedNetwork(timesteps=self.timesteps, layers=(*self.layers[:-1], None), provenance=made)
+        return BalancedNetwork(timesteps=self.timesteps, layers=self.layers[:-1], provenance=made)
 
 
 class BalancedRow(Record):
@@ -101,7 +95,7 @@ class BalancedRow(Record):
     def network(self, setting: PaperSetting) -> BalancedNetwork:
         """Return the network of a setting."""
         (found,) = (one for one in self.networks if one.timesteps == setting.timesteps)
-        return found.for_readout(setting.readout)
+        return found.for_readout(setting.balancing.readout)
 
 
 class Correct(Record):
@@ -117,15 +111,7 @@ class Rates(Record):
 
 
 class ExportedFile(Record):
-    """A netx file.
-
-    Attributes
-    ----------
-    content
-        The file, in Base64.
-    validated
-        Number of correctly classified validation images; None if they were not run.
-    """
+    """A netx file in Base64, and its number of correctly classified validation images; None if they were not run."""
 
     content: str
     validated: int | None
@@ -139,17 +125,7 @@ class ExportedFile(Record):
 
 
 class Best(Record):
-    """The best of several exported files.
-
-    Attributes
-    ----------
-    network
-        File name of its checkpoint.
-    method
-        The method that was used for it.
-    correct
-        Number of correctly classified test images.
-    """
+    """The best of several exported files: its checkpoint's file name, its method, and correct test images."""
 
     network: str
     method: str
@@ -178,9 +154,17 @@ class TrainedCheckpoint:
         return self.path.name, self.digest, self.network, self.device
 
 
+@lru_cache(maxsize=4)
+def open_checkpoint(path: Path, digest: str) -> Source:
+    """Return the CNN in a checkpoint; raise an `InputError` unless its SHA-256 is ``digest``."""
+    require_unchanged(sha256(path), digest, path)
+    with opened_before():
+        return open_source(path)
+
+
 @dataclass(frozen=True)
 class Balancing(Computation[BalancedRow]):
-    """The thresholds of a row: one network balanced for several T."""
+    """The thresholds of a row: one network balanced for several T, with neurons in its last layer, too."""
 
     result_type: ClassVar[type[Record]] = BalancedRow
 
@@ -190,10 +174,8 @@ class Balancing(Computation[BalancedRow]):
     timesteps: tuple[int, ...]
 
     def __str__(self) -> str:
-        options, steps = self.options, ",".join(map(str, self.timesteps))
-        alpha = "" if options.alpha == 1 else f", alpha {options.alpha:g}"
-        made = f"{options.method} ({options.neuron_reset}, {options.amplitude}{alpha})"
-        return f"{self.calibration.data}, thresholds of {made}, T = {steps}"
+        steps = ",".join(map(str, self.timesteps))
+        return f"{self.calibration.data}, thresholds of {balancing_words(self.options)}, T = {steps}"
 
     def compute(self, needed: Sequence[Any]) -> BalancedRow:
         """See `Computation.compute`."""
@@ -206,43 +188,32 @@ class Balancing(Computation[BalancedRow]):
 
 
 @dataclass(frozen=True)
-class PaperConversion:
-    """Makes Loihi's integers of a balanced network.
+class _OfIntegers(Computation[R]):
+    """What Loihi's integers of a balanced network give on test images."""
 
-    Parameters
-    ----------
-    balancing
-        The thresholds; those of a readout of spike counts also serve for one of potentials.
-    setting
-        All settings, T among them.
-    """
+    is_exact: ClassVar[bool] = True
 
     balancing: Balancing
     setting: PaperSetting
+    test: Selection
 
     def __str__(self) -> str:
-        return f"{self.balancing.calibration.data}, {self.setting.name}, T = {self.setting.timesteps}"
+        return f"{self.test.data}, {self.setting}, T = {self.setting.timesteps}"
 
     @property
-    def key(self) -> dict[str, Any]:
-        """What determines the integers."""
-        # So that stored results are found: a percentile, which no method of the paper has, and no new name if false.
-        setting = {**asdict(self.setting), "percentile": 99.9}
-        for name in ("is_subset", *(() if self.setting.is_alpha_last else ("is_alpha_last",))):
-            del setting[name]
-        balancing = self.balancing
-        return {"checkpoint": balancing.checkpoint.key, "calibration": balancing.calibration.key, "setting": setting}
+    def key(self) -> Mapping[str, Any]:
+        """See `Computation.key`; that thresholds of other T are balanced together changes no integer."""
+        made_of = {"checkpoint": self.balancing.checkpoint.key, "calibration": self.balancing.calibration.key}
+        return {"kind": type(self).__name__, **made_of, "setting": asdict(self.setting), "test": self.test.key}
 
     def quantized(self, row: BalancedRow) -> QuantizedNetwork:
-        """Return the network; a file if the setting says so."""
-        balancing, setting = self.balancing, self.setting
-        source, images = balancing.checkpoint.source(), balancing.calibration.read().images
+        """Return the integers; those of a file if the setting says so."""
+        checkpoint, images = self.balancing.checkpoint, self.balancing.calibration.read().images
+        source, balanced = checkpoint.source(), row.network(self.setting)
         made = {"model": dict(source.provenance)}
         with torch_threads(1), tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
-            network = to_integers(
-                source.network, row.network(setting), setting, images, made, device=balancing.checkpoint.device
-            )
-            if not setting.is_exported:
+            network = to_integers(source.network, balanced, self.setting, images, made, device=checkpoint.device)
+            if not self.setting.is_exported:
                 return network
             path = Path(folder, f"cell{netx.SUFFIX}")
             netx.write(network, path)
@@ -258,45 +229,34 @@ def to_integers(
     *,
     device: str = "cpu",
 ) -> QuantizedNetwork:
-    """Return a balanced network in Loihi's integers; thresholds with output neurons also serve for potentials."""
-    balanced = balanced.for_readout(setting.readout)
-    factor = setting.alpha / setting.balancing.alpha
+    """Return a balanced network in Loihi's integers."""
     layers = tuple(
         SpikingLayer(layer.name, layer.synapse, None)
         if stored is None
         else SpikingLayer(
-            layer.name, layer.synapse, _scaled(stored.neuron, layer.relay_of, factor), relay_of=layer.relay_of
+            layer.name,
+            layer.synapse,
+            _scaled(stored.neuron, layer.relay_of, setting.late_alpha),
+            relay_of=layer.relay_of,
         )
-        for layer, stored in zip(network.layers, balanced.layers, strict=True)
+        for layer, stored in itertools.zip_longest(network.layers, balanced.layers)
     )
     spiking = SpikingNetwork(
         network.input_shape,
         layers,
         setting.timesteps,
-        setting.reset,
+        setting.balancing.neuron_reset,
         provenance=Provenance({**balanced.provenance, **(provenance or {})}),
-        poisson_seed=setting.poisson_seed,
+        poisson_seed=setting.balancing.poisson_seed,
         task=network.task,
     )
     return quantize(spiking, images, QuantizeOptions(weight_bits=setting.weight_bits), device=device)
 
 
-@dataclass(frozen=True)
-class _OfIntegers(Computation[R]):
-    """What the integers give on test images."""
-
-    is_exact: ClassVar[bool] = True
-
-    conversion: PaperConversion
-    test: Selection
-
-    def __str__(self) -> str:
-        return str(self.conversion)
-
-    @property
-    def needs(self) -> tuple[Computation[Any], ...]:
-        """The thresholds."""
-        return (self.conversion.balancing,)
+def _scaled(neuron: IntegrateAndFire, relay_of: Array | None, factor: float) -> IntegrateAndFire:
+    """Return neurons with thresholds x ``factor``, except relays, which repeat spikes."""
+    relays = is_relay(relay_of, len(neuron.threshold))
+    return replace(neuron, threshold=np.where(relays, 1.0, factor) * neuron.threshold)
 
 
 @dataclass(frozen=True)
@@ -307,8 +267,7 @@ class Accuracy(_OfIntegers[Correct]):
 
     def compute(self, needed: Sequence[Any]) -> Correct:
         """See `Computation.compute`."""
-        network = self.conversion.quantized(needed[0])
-        return _correct(network, self.test, self.conversion.balancing.checkpoint.device)
+        return Correct(correct=_correct(self.quantized(needed[0]), self.test, self.balancing.checkpoint.device))
 
 
 @dataclass(frozen=True)
@@ -319,13 +278,12 @@ class FiringRates(_OfIntegers[Rates]):
 
     def compute(self, needed: Sequence[Any]) -> Rates:
         """See `Computation.compute`."""
-        network, images = self.conversion.quantized(needed[0]), self.test.read().images
-        timesteps, device = self.conversion.setting.timesteps, self.conversion.balancing.checkpoint.device
-        spikes = run_network(network, images, timesteps, device=device).channel_spikes
+        network, images, timesteps = self.quantized(needed[0]), self.test.read().images, self.setting.timesteps
+        spikes = run_network(network, images, timesteps, device=self.balancing.checkpoint.device).channel_spikes
         moments = len(images) * timesteps
         return Rates(
             rates={
-                layer.name: (counted.sum(axis=0) / (moments * (math.prod(shape) // counted.shape[1]))).tolist()
+                layer.name: (counted.sum(axis=0) / (moments * math.prod(shape[1:]))).tolist()
                 for layer, counted, shape in zip(network.spiking_layers, spikes, network.shapes, strict=False)
             }
         )
@@ -378,7 +336,7 @@ class Exporting(Computation[ExportedFile]):
 
     def compute(self, needed: Sequence[Any]) -> ExportedFile:
         """See `Computation.compute`."""
-        options = BalanceOptions()
+        options, device = BalanceOptions(), self.checkpoint.device
         if needed:
             made = needed[0].network().provenance
             options = BalanceOptions(
@@ -395,23 +353,18 @@ class Exporting(Computation[ExportedFile]):
                 self.calibration.read().images,
                 balance_options=options,
                 quantize_options=QuantizeOptions(weight_bits=self.weight_bits),
-                device=self.checkpoint.device,
+                device=device,
             )
-            content, network = base64.b64encode(path.read_bytes()).decode(), netx.read(path)
-        found = None if self.validation is None else _correct(network, self.validation, self.checkpoint.device)
-        return ExportedFile(content=content, validated=None if found is None else found.correct)
+            validated = None if self.validation is None else _correct(netx.read(path), self.validation, device)
+            return ExportedFile(content=base64.b64encode(path.read_bytes()).decode(), validated=validated)
 
 
 @dataclass(frozen=True)
 class Choosing(Computation[Best]):
     """The best of our methods for one T, on test images; they take no part in the choice.
 
-    Parameters
-    ----------
-    candidates
-        Exported files of several CNNs. The one with the most correct validation images is chosen (the first, if tied).
-    test
-        The test images.
+    ``candidates`` are exported files of several CNNs. The one with the most correct validation images is chosen (the
+    first, if tied).
     """
 
     result_type: ClassVar[type[Record]] = Best
@@ -425,206 +378,14 @@ class Choosing(Computation[Best]):
 
     def compute(self, needed: Sequence[Any]) -> Best:
         """See `Computation.compute`."""
-        right = [one.validated or 0 for one in needed]
-        chosen = right.index(max(right))
-        network, checkpoint = needed[chosen].network(), self.candidates[chosen].checkpoint
+        file, candidate = max(zip(needed, self.candidates, strict=True), key=lambda pair: pair[0].validated or 0)
+        network, checkpoint = file.network(), candidate.checkpoint
         found = _correct(network, self.test, checkpoint.device)
-        return Best(network=checkpoint.path.name, method=network.provenance.method, correct=found.correct)
+        return Best(network=checkpoint.path.name, method=network.provenance.method, correct=found)
 
 
-def _scaled(neuron: IntegrateAndFire, relay_of: Array | None, factor: float) -> IntegrateAndFire:
-    """Return neurons with thresholds x ``factor``, except relays, which repeat spikes."""
-    relays = is_relay(relay_of, len(neuron.threshold))
-    return replace(neuron, threshold=np.where(relays, 1.0, factor) * neuron.threshold)
-
-
-@lru_cache(maxsize=4)
-def open_checkpoint(path: Path, digest: str) -> Source:
-    """Return the CNN in a checkpoint; raise an `InputError` unless its SHA-256 is ``digest``."""
-    require_unchanged(sha256(path), digest, path)
-    with opened_before():
-        return open_source(path)
-
-
-def _correct(network: QuantizedNetwork, selection: Selection, device: str) -> Correct:
-    """Run the network for its T."""
+def _correct(network: QuantizedNetwork, selection: Selection, device: str) -> int:
+    """Run the network for its T, and return the number of correctly classified images."""
     images, steps = selection.read(), network.timesteps
     found = run_network(network, images.images, steps, device=device)
-    return Correct(correct=int((found.predictions[:, steps - 1] == images.known_labels).sum()))
-
-
-LONG: Final = 64
-"""The largest T whose cells take all images they can where `PaperOptions.long_images` asks for fewer."""
-
-MOST_RATE_IMAGES: Final = 1_000
-"""Test images that firing rates are measured on where `PaperOptions.rate_images` says no number."""
-
-Split = Literal["training", "calibration", "validation", "test"]
-"""A split of a data set; ``training`` is all that is not tested, in the order training, validation."""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """The first ``count`` images of a split; ``key`` is the `arrays_digest` of images and labels."""
-
-    data: str
-    data_root: Path | None
-    split: Split
-    count: int
-    key: str
-
-    def read(self) -> Dataset:
-        """Return the images; raise an `InputError` if they differ from those of the key."""
-        return _read(self)
-
-
-class PaperImages:
-    """The images of a data set for each purpose, as many as ``options`` say.
-
-    Balancing takes training and validation images, as in the paper, unless `PaperOptions.calibration` says ``split``,
-    the calibration split, or a number, its first images. For T > `LONG` it takes the split if there is a number of
-    long images, and so many of it as `PaperOptions.long_calibration` says.
-
-    Raises
-    ------
-    UsageError
-        If the data set has fewer images.
-    """
-
-    def __init__(self, data: str, options: PaperOptions) -> None:
-        # Workers may run in another folder.
-        data_root = None if options.data_root is None else options.data_root.absolute()
-        self._data, self._data_root, self._options = data, data_root, options
-        self._found: dict[tuple[Split, int | None], Selection] = {}
-        splits, text = _splits(data, data_root), options.calibration
-        if text not in ("all", "split") and not (text.isascii() and text.isdecimal()):
-            raise UsageError(f"found {text}", where="calibration", expected="must be all, split, or a number of images")
-        # None: all training and validation images.
-        self._calibration_count = None if text == "all" else len(splits.calibration) if text == "split" else int(text)
-        for option, of, also in (
-            ("calibration", splits.calibration, ", split or all"),
-            ("image_count", splits.test, ""),
-            ("long_images", splits.test, ""),
-            ("long_calibration", splits.calibration, ""),
-            ("rate_images", splits.test, ""),
-        ):
-            count = self._calibration_count if option == "calibration" else getattr(options, option)
-            if count is not None and not 1 <= count <= len(of):
-                expected = f"must be in 1..{len(of):,}{also} ({splits.name})"
-                raise UsageError(f"found {count}", where=option, expected=expected)
-
-    def test(self, timesteps: int | None) -> Selection:
-        """Return the test images at this T; None: the test images of the CNN."""
-        long_images = self._options.long_images if timesteps is not None and timesteps > LONG else None
-        return self._first("test", long_images or self._options.image_count)
-
-    def rates(self, timesteps: int) -> Selection:
-        """Return the test images for firing rates at this T."""
-        return self._first("test", self._options.rate_images or min(MOST_RATE_IMAGES, self.test(timesteps).count))
-
-    def calibration(self, timesteps: int, *, is_subset: bool = False) -> Selection:
-        """Return the images for balancing a cell at this T."""
-        options, is_long = self._options, timesteps > LONG
-        if is_long and options.long_calibration is not None:
-            return self._first("calibration", options.long_calibration)
-        if is_subset or (is_long and options.long_images is not None and self._calibration_count is None):
-            return self._first("calibration", None)
-        return self._first("training" if self._calibration_count is None else "calibration", self._calibration_count)
-
-    def export_calibration(self, timesteps: int) -> Selection:
-        """Return the images for exporting a file at this T: never those on which networks are compared."""
-        count = self._options.long_calibration if timesteps > LONG else None
-        return self._first("calibration", count or self._calibration_count)
-
-    def validation(self, timesteps: int) -> Selection:
-        """Return the images for comparing networks at this T."""
-        return self._first("validation", self._options.long_images if timesteps > LONG else None)
-
-    def _first(self, split: Split, count: int | None) -> Selection:
-        """Return the first ``count`` images of a split, at most all; None: all. A digest is computed once."""
-        if (split, count) not in self._found:
-            images = _split(self._data, self._data_root, split)[:count]
-            self._found[split, count] = Selection(self._data, self._data_root, split, len(images), _digest(images))
-        return self._found[split, count]
-
-
-@lru_cache(maxsize=8)
-def _read(selection: Selection) -> Dataset:
-    images = _split(selection.data, selection.data_root, selection.split)[: selection.count]
-    require_unchanged(_digest(images), selection.key, f"{selection.data}, {selection.split} images")
-    return images
-
-
-@lru_cache(maxsize=4)
-def _splits(data: str, data_root: Path | None) -> DataSplits:
-    return load_data(data, data_root)
-
-
-@lru_cache(maxsize=4)
-def _split(data: str, data_root: Path | None, split: Split) -> Dataset:
-    splits = _splits(data, data_root)
-    if split != "training":
-        return {"calibration": splits.calibration, "validation": splits.validation, "test": splits.test}[split]
-    both = splits.train, splits.validation
-    return Dataset(np.concatenate([one.images for one in both]), np.concatenate([one.known_labels for one in both]))
-
-
-def _digest(images: Dataset) -> str:
-    return arrays_digest((images.images, images.known_labels))
-
-
-_TIMESTEPS: Final = 4
-
-
-def fingerprint(made: PaperSetting | None) -> str:
-    """Return 12 hexadecimal digits; None: of what ``auto`` gives."""
-    return _of(None if made is None else replace(made, timesteps=_TIMESTEPS, is_subset=False, is_exported=False))
-
-
-def row_fingerprint(row: Mapping[str, str]) -> str:
-    """Return today's `fingerprint` of a row of a CSV table; empty for the CNN."""
-    if row["variant"] == "best":
-        return fingerprint(None)
-    steps = int(row["timesteps"]) if row["timesteps"] else None
-    alpha = float(row["alpha"]) if row["alpha"] else None
-    cell = Cell(row["table"], row["data"], row["method"], row["reset"] or None, alpha, steps, None)
-    seed, bits = int(row["poisson_seed"] or 0), int(row["weight_bits"] or 8)
-    made = setting(cell, VARIANTS[row["variant"]], seed=seed, weight_bits=bits)
-    return "" if made is None else fingerprint(made)
-
-
-@cache
-def _of(made: PaperSetting | None) -> str:
-    network, images = _probe()
-    with torch_threads(1):
-        if made is None:
-            found = quantize(balance(network, images, _TIMESTEPS), images)
-        else:
-            spiking = balance(network, images, _TIMESTEPS, replace(made.balancing, readout="spikes"))
-            found = to_integers(network, BalancedNetwork.of(spiking), made, images)
-    return arrays_digest(_integers(found))[:12]
-
-
-def _integers(network: QuantizedNetwork) -> list[Array]:
-    neurons = [layer.neuron for layer in network.spiking_layers if layer.neuron is not None]
-    values = [array for neuron in neurons for array in (neuron.threshold, neuron.initial_potential)]
-    values += [array for layer in network.layers for array in (layer.weight, layer.bias) if array is not None]
-    return [array.astype("<i8") for array in values]
-
-
-def _probe() -> tuple[ReluNetwork, Array]:
-    """The CNN, two convolutions with biases and pooling, and 48 images."""
-    layers = (
-        ReluLayer("conv1", Conv(_eighths(4, 1, 3, 3), padding=(1, 1))),
-        ReluLayer("conv2", Conv(_eighths(6, 4, 3, 3), _eighths(6), padding=(1, 1), pool=(2, 2))),
-        ReluLayer("fc", Dense(_eighths(5, 24), _eighths(5), pool=(2, 2))),
-    )
-    index = np.arange(48 * 64)
-    return ReluNetwork((1, 8, 8), layers), (255 * (index * index % 31 < 12)).astype(np.uint8).reshape(48, 1, 8, 8)
-
-
-def _eighths(*shape: int) -> Array:
-    """Multiples of 1/8 in -1..1 that look random."""
-    index = np.arange(np.prod(shape)) + 3
-    found: Array = ((index * index * index % 101 % 17 - 8) / 8).reshape(shape)
-    return found
+    return int((found.predictions[:, steps - 1] == images.known_labels).sum())

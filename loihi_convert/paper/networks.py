@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.batch.computation import Store
 from loihi_convert.cnn import checkpoint
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DATASETS
@@ -15,17 +14,14 @@ from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.ground import ready_made
 from loihi_convert.ground.files import sha256
 from loihi_convert.metrics.work import cnn_multiplications
+from loihi_convert.paper.images import LONG, PaperImages, Selection
 from loihi_convert.paper.measurements import (
-    LONG,
     Accuracy,
     Balancing,
     Choosing,
     CnnAccuracy,
     Exporting,
     FiringRates,
-    PaperConversion,
-    PaperImages,
-    Selection,
     TrainedCheckpoint,
     open_checkpoint,
 )
@@ -65,6 +61,7 @@ class Network:
         self.checkpoint = TrainedCheckpoint(path, digest, self.source.network.digest, device)
         self._has_biases = any(layer.synapse.bias is not None for layer in self.source.network.layers)
         self._per_step = float(cnn_multiplications(self.source.network))
+        self._balanced: dict[PaperSetting, tuple[Balancing, PaperSetting]] = {}
 
     @property
     def name(self) -> str:
@@ -76,40 +73,37 @@ class Network:
         test = self.images.test(timesteps)
         return CnnAccuracy(self.checkpoint, test, work=self._work(test.count))
 
-    def conversions(self, settings: Iterable[PaperSetting], store: Store) -> dict[PaperSetting, PaperConversion]:
-        """Return how the integers of each setting are made; settings that differ only in T are balanced together.
+    def balance_together(self, settings: Iterable[PaperSetting]) -> None:
+        """Decide how the thresholds of each setting are made: those that differ only in T or readout share a row.
 
-        A readout of spike counts needs thresholds for one more layer; the other layers' thresholds are the same. So
-        those in ``store`` serve for both readouts.
+        A readout of spike counts needs thresholds for one more layer; the other layers' thresholds are the same.
         """
         rows: dict[tuple[Selection, BalanceOptions], list[tuple[PaperSetting, PaperSetting]]] = {}
         for one in settings:
             # The amplitude is literal where it has no effect.
-            has_effect = one.method not in _PER_LAYER or self._has_biases
-            own = one if has_effect else replace(one, amplitude="literal")
+            has_effect = one.balancing.method not in _PER_LAYER or self._has_biases
+            own = one if has_effect else replace(one, balancing=replace(one.balancing, amplitude="literal"))
             calibration = self.images.calibration(own.timesteps, is_subset=own.is_subset)
-            rows.setdefault((calibration, own.balancing), []).append((one, own))
-        found: dict[PaperSetting, PaperConversion] = {}
+            rows.setdefault((calibration, replace(own.balancing, readout="spikes")), []).append((one, own))
         for (calibration, options), row in rows.items():
             steps = tuple(sorted({own.timesteps for _, own in row}))
             work = self._work(calibration.count * (2 if options.method in _FROM_ACTIVATIONS else sum(steps)))
             made = Balancing(self.checkpoint, calibration, options, steps, work=work)
-            counting = replace(made, options=replace(options, readout="spikes"))
-            is_counted = any(own.readout == "spikes" for _, own in row) or store.get(counting) is not None
-            found |= {one: PaperConversion(counting if is_counted else made, own) for one, own in row}
-        return found
+            self._balanced |= {one: (made, own) for one, own in row}
 
-    def accuracy(self, conversion: PaperConversion) -> Accuracy:
-        """Return the accuracy of the integers on the test images."""
-        timesteps = conversion.setting.timesteps
-        test = self.images.test(timesteps)
-        return Accuracy(conversion, test, work=self._work(timesteps * test.count))
+    def thresholds(self, setting: PaperSetting) -> Balancing:
+        """Return the thresholds of one of the settings that are balanced together."""
+        return self._balanced[setting][0]
 
-    def rates(self, conversion: PaperConversion) -> FiringRates:
-        """Return the firing rates of the integers on the images of `PaperImages.rates`."""
-        timesteps = conversion.setting.timesteps
-        test = self.images.rates(timesteps)
-        return FiringRates(conversion, test, work=self._work(timesteps * test.count))
+    def accuracy(self, setting: PaperSetting) -> Accuracy:
+        """Return the accuracy of its integers on the test images."""
+        test = self.images.test(setting.timesteps)
+        return Accuracy(*self._balanced[setting], test, work=self._work(setting.timesteps * test.count))
+
+    def rates(self, setting: PaperSetting) -> FiringRates:
+        """Return the firing rates of its integers on the images of `PaperImages.rates`."""
+        test = self.images.rates(setting.timesteps)
+        return FiringRates(*self._balanced[setting], test, work=self._work(setting.timesteps * test.count))
 
     def best(self, others: Sequence[Network], timesteps: int, weight_bits: int) -> Choosing:
         """Return the best for T of this network and ``others``; above `LONG`, with the method chosen for `LONG`."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from loihi_convert.batch.computation import Computation, Outcome, Store, compute_missing, missing
 from loihi_convert.errors import UsageError
@@ -15,10 +15,9 @@ from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import make_folder, write_atomically
 from loihi_convert.ground.progress import progress_bar
 from loihi_convert.paper.figures import MeasuredChannels, accuracy_charts, channel_charts
-from loihi_convert.paper.measurements import Accuracy, BalancedRow, Best, Choosing, CnnAccuracy, Rates
+from loihi_convert.paper.measurements import Accuracy, Best, Choosing, CnnAccuracy, Rates
 from loihi_convert.paper.networks import opened_networks, tuned_networks
 from loihi_convert.paper.tables import (
-    BestEntry,
     Measured,
     PaperEntry,
     counted,
@@ -29,6 +28,7 @@ from loihi_convert.paper.tables import (
     row_name,
 )
 from loihi_convert.paper.variants import (
+    BEST,
     Exhibit,
     PaperOptions,
     PaperSetting,
@@ -46,21 +46,18 @@ if TYPE_CHECKING:
 Tell = Callable[[str], None]
 """Told of each result that has been computed, and of what is left out, in a sentence."""
 
-_Value = TypeVar("_Value", int, str)
-
 
 @dataclass(frozen=True)
 class Part:
-    """A table or figure, its cells, and the setting of each in each variant."""
+    """A table or figure, and the setting of each of its cells in each variant."""
 
     exhibit: Exhibit
-    cells: tuple[paper.Cell, ...]
     settings: Mapping[tuple[paper.Cell, Variant], PaperSetting | None]
 
     @property
-    def variant_names(self) -> list[str]:
-        """The names of the variants, each once."""
-        return list(dict.fromkeys(variant.name for _, variant in self.settings))
+    def cells(self) -> list[paper.Cell]:
+        """Its cells."""
+        return list(dict.fromkeys(cell for cell, _ in self.settings))
 
     @property
     def made(self) -> list[tuple[str, PaperSetting]]:
@@ -96,10 +93,8 @@ class Plan:
         self.store = Store(options.output) if options.cache is None else Store(options.cache, "cache")
         self.failed: dict[str, Outcome] = {}
         made = dict.fromkeys(one for part in self.parts for one in part.made)
-        self._conversions = {
-            data: network.conversions([one for name, one in made if name == data], self.store)
-            for data, network in self.networks.items()
-        }
+        for data, network in self.networks.items():
+            network.balance_together([one for name, one in made if name == data])
         self._bests: dict[tuple[str, int], Choosing] = {}
         steps = dict.fromkeys(step for part in self.parts for step in part.best_steps)
         if options.with_best and steps:
@@ -114,18 +109,17 @@ class Plan:
         self.computations = [one for part in self.parts for one in self._computations(part)]
 
     def _computations(self, part: Part) -> list[Computation[Any]]:
+        found = [self._measuring(part.exhibit, data, one) for data, one in part.made]
         if part.exhibit.shows != "accuracies":
-            return [self._channels(part.exhibit, data, one) for data, one in part.made]
+            return found
         cnns = [self.networks[cell.data].cnn(timesteps) for cell in part.cells for timesteps in (cell.timesteps, None)]
-        bests = [self._bests[step] for step in part.best_steps if step in self._bests]
-        return [*cnns, *(self._accuracy(data, one) for data, one in part.made), *bests]
+        return [*cnns, *found, *(self._bests[step] for step in part.best_steps if step in self._bests)]
 
-    def _accuracy(self, data: str, one: PaperSetting) -> Accuracy:
-        return self.networks[data].accuracy(self._conversions[data][one])
-
-    def _channels(self, exhibit: Exhibit, data: str, one: PaperSetting) -> Computation[Any]:
-        conversion = self._conversions[data][one]
-        return self.networks[data].rates(conversion) if exhibit.shows == "rates" else conversion.balancing
+    def _measuring(self, exhibit: Exhibit, data: str, one: PaperSetting) -> Computation[Any]:
+        network = self.networks[data]
+        if exhibit.shows == "accuracies":
+            return network.accuracy(one)
+        return network.rates(one) if exhibit.shows == "rates" else network.thresholds(one)
 
     def _outcome(self, one: Computation[Any]) -> Outcome | None:
         return self.store.get(one) or self.failed.get(one.name)
@@ -135,49 +129,42 @@ class Plan:
         one = self.networks[data].cnn(timesteps)
         return _measured(one, self._outcome(one) or Outcome(), 0)
 
-    def entries(self, part: Part) -> tuple[PaperEntry, ...]:
-        """Return every cell of a table or figure in every variant."""
-        return tuple(self._entry(cell, variant, one) for (cell, variant), one in part.settings.items())
-
-    def _entry(self, cell: paper.Cell, variant: Variant, one: PaperSetting | None) -> PaperEntry:
-        cnn, network, ours = self.cnn(cell.data, cell.timesteps), self.networks[cell.data], None
-        if cell.method == paper.CNN:
-            ours = cnn
-        elif one is not None:
-            measuring = self._accuracy(cell.data, one)
-            if outcome := self._outcome(measuring):
-                ours = _measured(measuring, outcome, measuring.conversion.balancing.calibration.count)
-        return PaperEntry(cell, ours, cnn, network.name, variant, one, int(network.source.provenance["seed"]))
-
-    def bests(self, part: Part) -> tuple[BestEntry, ...]:
-        """Return the best of our methods for each data set and T that has been measured."""
-        cells, found = part.exhibit.cells(), []
+    def entries(self, part: Part) -> list[PaperEntry]:
+        """Return every cell in every variant, then the best of our methods for each data set and T, if measured."""
+        found = []
+        for (cell, variant), one in part.settings.items():
+            cnn, network, ours = self.cnn(cell.data, cell.timesteps), self.networks[cell.data], None
+            if cell.method == paper.CNN:
+                ours = cnn
+            elif one is not None:
+                measuring = network.accuracy(one)
+                if outcome := self._outcome(measuring):
+                    ours = _measured(measuring, outcome, measuring.balancing.calibration.count)
+            seed = int(network.source.provenance["seed"])
+            found.append(PaperEntry(cell, ours, cnn, network.name, variant, one, seed))
         for data, t in part.best_steps:
             choosing = self._bests.get((data, t))
-            outcome = choosing and self._outcome(choosing)
-            if choosing and outcome:
+            if choosing and (outcome := self._outcome(choosing)):
                 ours = _measured(choosing, outcome, choosing.candidates[0].calibration.count)
                 best = outcome.result or Best(network="", method="", correct=0)
-                compared = [cell for cell in cells if (cell.data, cell.timesteps) == (data, t)]
+                compared = [cell for cell in part.exhibit.cells() if (cell.data, cell.timesteps) == (data, t)]
                 theirs = max(compared, key=lambda cell: cell.accuracy or 0.0)
-                found.append(BestEntry(theirs, ours, self.cnn(data, t), best.network, best.method))
-        return tuple(found)
+                found.append(PaperEntry(theirs, ours, self.cnn(data, t), best.network, BEST, method=best.method))
+        return found
 
     def channels(self, part: Part) -> Iterator[MeasuredChannels]:
         """Yield the values of each cell of a figure of channels, by variant and T."""
+        variants = list(dict.fromkeys(variant for _, variant in part.settings))
         made = [(variant, cell, one) for (cell, variant), one in part.settings.items() if one is not None]
-        made.sort(key=lambda each: (part.variant_names.index(each[0].name), each[1].timesteps or 0))
-        for variant, cell, one in made:
-            outcome = self._outcome(self._channels(part.exhibit, cell.data, one))
-            values = {} if outcome is None or outcome.result is None else self._values(cell.data, one, outcome.result)
-            yield MeasuredChannels(cell, variant, values)
-
-    def _values(self, data: str, one: PaperSetting, result: Rates | BalancedRow) -> Mapping[str, Sequence[float]]:
-        if isinstance(result, Rates):
-            return result.rates
-        names = [layer.name for layer in self.networks[data].source.network.layers]
-        layers = zip(names, result.network(one).layers, strict=True)
-        return {name: neurons.neuron.threshold.tolist() for name, neurons in layers if neurons is not None}
+        for variant, cell, one in sorted(made, key=lambda each: (variants.index(each[0]), each[2].timesteps)):
+            outcome = self._outcome(self._measuring(part.exhibit, cell.data, one))
+            result = None if outcome is None else outcome.result
+            if result is None or isinstance(result, Rates):
+                yield MeasuredChannels(cell, variant, {} if result is None else result.rates)
+                continue
+            names = [layer.name for layer in self.networks[cell.data].source.network.layers]
+            layers = zip(names, result.network(one).layers, strict=False)
+            yield MeasuredChannels(cell, variant, {name: layer.neuron.threshold.tolist() for name, layer in layers})
 
 
 def _measured(one: Accuracy | CnnAccuracy | Choosing, outcome: Outcome, calibration_images: int) -> Measured:
@@ -194,69 +181,61 @@ def _parts(
 ) -> list[Part]:
     found, is_several = [], len(exhibits) > 1
     for exhibit in exhibits:
-        cells = exhibit.cells()
-        data = dict.fromkeys(cell.data for cell in cells)
-        usable = [name for name in networks if name in data or not is_several]
-        timesteps, methods = options.timesteps or exhibit.default_timesteps, options.methods
-        if is_several:
-            # Those that it has, if it has any.
-            timesteps = _known(timesteps, {cell.timesteps for cell in cells})
-            methods = _known(methods, {cell.method for cell in cells})
         try:
-            chosen = _chosen(exhibit, usable, timesteps, methods)
+            chosen = _chosen(exhibit, options, networks, is_several=is_several)
         except UsageError as error:
             if not is_several:
                 raise
-            reason = f"{error.found}; {error.expected}" if usable else f"needs a network trained on {' or '.join(data)}"
-            tell(f"{exhibit} is left out: {reason}")
+            tell(f"{exhibit} is left out: {error.found}; {error.expected}")
             continue
-        for name in data:
+        for name in dict.fromkeys(cell.data for cell in exhibit.cells()):
             if name not in networks:
                 tell(f"{exhibit}: no network was trained on {name}; its cells are left out")
-        variants = distinct_variants(asked or chosen_variants(exhibit.variants), chosen)
         seed, bits = options.poisson_seed, options.weight_bits
         settings = {
             (cell, variant): setting(cell, variant, seed=seed, weight_bits=bits, is_exported=exhibit.is_exported)
-            for cell, variant in itertools.product(chosen, variants)
+            for cell, variant in itertools.product(
+                chosen, distinct_variants(asked or chosen_variants(exhibit.variants), chosen)
+            )
         }
-        found.append(Part(exhibit, chosen, settings))
+        found.append(Part(exhibit, settings))
     if not found:
         raise UsageError("found none", where="reproduce", expected="must leave at least one table or figure")
     return found
 
 
-def _known(asked: tuple[_Value, ...] | None, known: Collection[_Value | None]) -> tuple[_Value, ...] | None:
-    """Return the ``asked`` values that are ``known``, or all if none is, for the error."""
-    return asked and (tuple(value for value in asked if value in known) or asked)
-
-
 def _chosen(
-    exhibit: Exhibit, data: Sequence[str], timesteps: Sequence[int] | None, methods: Sequence[str] | None
+    exhibit: Exhibit, options: PaperOptions, networks: Collection[str], *, is_several: bool
 ) -> tuple[paper.Cell, ...]:
-    """Return the cells of these data sets, T and methods (None: any), and the CNN's; raise a `UsageError` if none."""
+    """Return the cells of these networks, methods and T, and the CNN's; raise a `UsageError` if one is unknown.
+
+    Of several exhibits, each takes what it has, and the error is that it has nothing.
+    """
     cells = exhibit.cells()
-    known = list(dict.fromkeys(cell.data for cell in cells))
-    for name in data:
-        if name not in known:
-            expected = f"{exhibit} needs networks trained on {' and '.join(known)}"
-            raise UsageError(f"one was trained on {name}", where="models", expected=expected)
-    by_method = list(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN))
-    if unknown := [name for name in methods or () if name not in by_method]:
-        expected = f"{exhibit} has {', '.join(by_method)}"
-        raise UsageError(f"found {','.join(unknown)}", where="methods", expected=expected)
-    steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in data})
-    found = tuple(
+    steps = sorted({cell.timesteps for cell in cells if cell.timesteps is not None and cell.data in networks})
+    known: dict[str, tuple[Any, ...]] = {
+        "models": tuple(dict.fromkeys(cell.data for cell in cells)),
+        "methods": tuple(dict.fromkeys(cell.method for cell in cells if cell.method != paper.CNN)),
+        "timesteps": tuple(steps),
+    }
+    asked = {
+        "models": networks,
+        "methods": options.methods or known["methods"],
+        "timesteps": options.timesteps or exhibit.default_timesteps or known["timesteps"],
+    }
+    for where, values in asked.items():
+        unknown = [value for value in values if value not in known[where]]
+        if len(unknown) > (len(values) - 1 if is_several else 0):
+            has = "needs networks trained on" if where == "models" else "has"
+            expected = f"{exhibit} {has} {', '.join(map(str, known[where]))}"
+            raise UsageError(f"found {','.join(map(str, unknown))}", where=where, expected=expected)
+    return tuple(
         cell
         for cell in cells
-        if cell.data in data
-        and (methods is None or cell.method in (*methods, paper.CNN))
-        and (timesteps is None or cell.timesteps is None or cell.timesteps in timesteps)
+        if cell.data in networks
+        and cell.method in (*asked["methods"], paper.CNN)
+        and cell.timesteps in (*asked["timesteps"], None)
     )
-    lost = [t for t in timesteps or () if t not in steps]
-    if lost or all(cell.timesteps is None for cell in found):
-        wrong, expected = lost or timesteps or (), f"{exhibit} has {', '.join(map(str, steps))}"
-        raise UsageError(f"found {','.join(map(str, wrong))}", where="timesteps", expected=expected)
-    return found
 
 
 @dataclass(frozen=True)
@@ -269,7 +248,7 @@ class Reproduced:
         Which one it is.
     files
         The files written.
-    entries, bests
+    entries
         Our accuracies with the paper's; empty for a figure of channels.
     notes, warnings
         How a table was measured, and possible causes of misreading; one sentence each.
@@ -277,8 +256,7 @@ class Reproduced:
 
     exhibit: Exhibit
     files: tuple[Path, ...]
-    entries: tuple[PaperEntry, ...] = ()
-    bests: tuple[BestEntry, ...] = ()
+    entries: Sequence[PaperEntry] = ()
     notes: Sequence[str] = ()
     warnings: Sequence[str] = ()
 
@@ -320,18 +298,18 @@ def _written(plan: Plan, part: Part, output: Path, width: Width) -> Reproduced:
             return Reproduced(exhibit, (), warnings=warnings)
         charts, numbers = channel_charts(exhibit, [one for one in measured if one.values])
         return Reproduced(exhibit, _write_figure(stem, exhibit.title, charts, numbers, width), warnings=warnings)
-    entries, bests = plan.entries(part), plan.bests(part)
-    notes, warnings, numbers = list[str](), flattered(entries), csv_table(entries, bests)
+    entries = plan.entries(part)
+    notes, warnings, numbers = list[str](), flattered(entries), csv_table(entries)
     if exhibit.kind == "table":
         notes = _notes(plan, part, entries)
-        page = markdown_page(exhibit.title, entries, bests, notes=notes, warnings=warnings)
+        page = markdown_page(exhibit.title, entries, notes=notes, warnings=warnings)
         files = _write(stem, {".md": page.encode(errors="backslashreplace"), ".csv": numbers.encode()})
-    elif charts := list(accuracy_charts(exhibit, entries, bests)):
+    elif charts := list(accuracy_charts(exhibit, entries)):
         files = _write_figure(stem, exhibit.title, charts, numbers, width)
     else:
         files = ()
         warnings.append("Nothing is drawn: no cell is measured, and the paper prints no value.")
-    return Reproduced(exhibit, files, entries, bests, notes, warnings)
+    return Reproduced(exhibit, files, entries, notes, warnings)
 
 
 def _found(one: Computation[Any], outcome: Outcome) -> str:
@@ -358,9 +336,9 @@ def _notes(plan: Plan, part: Part, entries: Sequence[PaperEntry]) -> list[str]:
             f"images{beside}."
         )
     notes += counted(entries)
-    made_with = [entry.setting for entry in entries if entry.setting is not None]
-    seeds = sorted({one.poisson_seed for one in made_with if one.poisson_seed is not None})
-    bits = sorted({one.weight_bits for one in made_with})
+    settings = [one for _, one in part.made]
+    seeds = sorted({one.balancing.poisson_seed for one in settings if one.balancing.poisson_seed is not None})
+    bits = sorted({one.weight_bits for one in settings})
     poisson = f"; Poisson input of seed {', '.join(map(str, seeds))}" if seeds else ""
     notes.append(f"Accuracy of the integers, weights of {', '.join(map(str, bits))} bits, one network per T{poisson}.")
     return notes

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Final, Literal, NamedTuple, get_args
 
 from loihi_convert.ground.statistics import Z_SCORE, wilson_interval
-from loihi_convert.paper.measurements import LONG, fingerprint
-from loihi_convert.paper.variants import PaperSetting, Variant
+from loihi_convert.paper.fingerprints import fingerprint
+from loihi_convert.paper.images import LONG
+from loihi_convert.paper.variants import BEST, PaperSetting, Variant
 from loihi_convert.report import paper
 from loihi_convert.report.table import Table, markdown_table, points, signed_points, table_of
 from loihi_convert.runs.columns import as_csv
@@ -21,7 +22,7 @@ BLANK: Final = "-"
 # Methods whose thresholds are the largest value found on the calibration images, which grows with their number.
 _MAXIMA: Final = ("ngu-lee", "spike-norm", "rmp", "act-norm", "act-norm-channelwise")
 _ENOUGH_FOR_MAXIMA: Final = 10_000
-_SETTINGS: Final = ("amplitude", "initial_potential", "readout", "poisson_seed", "weight_bits")
+_BALANCING: Final = ("amplitude", "initial_potential", "readout", "poisson_seed")
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Measured:
 
 
 @dataclass(frozen=True)
-class _Compared:
-    """A cell of the paper and what we measured.
+class PaperEntry:
+    """A cell of the paper in one variant, or the best of our methods beside the paper's best for a T.
 
     Parameters
     ----------
@@ -65,12 +66,24 @@ class _Compared:
         The result of our CNN, before any fine-tuning, on the same test images.
     network
         File name of the checkpoint; empty if there is none.
+    variant
+        The variant of the measurement, or `BEST`.
+    setting
+        All settings of the measurement; None for the CNN, for `BEST`, and if the cell does not have this variant.
+    training_seed
+        The training seed of the checkpoint; None for `BEST`.
+    method
+        The method of our best; empty without a result.
     """
 
     cell: paper.Cell
     outcome: Measured | None
     cnn: Measured
     network: str
+    variant: Variant
+    setting: PaperSetting | None = None
+    training_seed: int | None = None
+    method: str = ""
 
     @property
     def accuracy(self) -> float | None:
@@ -96,19 +109,27 @@ class _Compared:
     def columns(self) -> dict[str, object]:
         """Its line of the CSV table; None: unknown here."""
         low, high = interval(self.outcome)
+        method, reset, alpha = self.cell.method, self.cell.reset, self.cell.alpha
+        made: dict[str, object] = dict.fromkeys(_BALANCING)
+        if self.variant is BEST:
+            method, reset, alpha = self.method, "soft", 1.0
+            made |= {"amplitude": "compensated", "readout": "potential"}
+        elif self.setting is not None:
+            made = {name: getattr(self.setting.balancing, name) for name in _BALANCING}
         return {
             "table": self.cell.table,
             "data": self.cell.data,
-            "method": self.cell.method,
-            "reset": self.cell.reset,
-            "alpha": self.cell.alpha,
+            "method": method,
+            "reset": reset,
+            "alpha": alpha,
             "timesteps": self.cell.timesteps,
-            "variant": None,
-            **dict.fromkeys(_SETTINGS),
+            "variant": self.variant.name,
+            **made,
+            "weight_bits": self.setting and self.setting.weight_bits,
             "calibration_images": self.outcome and self.outcome.calibration_images,
             "test_images": self.outcome and self.outcome.images,
             "network": self.network,
-            "training_seed": None,
+            "training_seed": self.training_seed,
             "accuracy": points(self.accuracy),
             "interval_low": low,
             "interval_high": high,
@@ -120,61 +141,13 @@ class _Compared:
             "paper_conversion_loss": points(paper_loss(self.cell)),
             "loss_difference": points(self.loss_difference),
             "refusal": self.outcome and self.outcome.refusal,
-            "conversion": None,
+            "conversion": fingerprint(self.setting) if self.setting or self.variant is BEST else None,
         }
 
 
-@dataclass(frozen=True)
-class PaperEntry(_Compared):
-    """A cell of the paper in one variant.
-
-    Parameters
-    ----------
-    variant
-        The variant of the measurement.
-    setting
-        All settings of the measurement; None for the CNN, and if the cell does not have this variant.
-    training_seed
-        The training seed of the checkpoint.
-    """
-
-    variant: Variant
-    setting: PaperSetting | None
-    training_seed: int
-
-    @property
-    def columns(self) -> dict[str, object]:
-        """See `_Compared.columns`."""
-        found = {**super().columns, "variant": self.variant.name, "training_seed": self.training_seed}
-        if self.setting is not None:
-            found |= {name: getattr(self.setting, name) for name in _SETTINGS}
-            found["conversion"] = fingerprint(self.setting)
-        return found
-
-
-@dataclass(frozen=True)
-class BestEntry(_Compared):
-    """The best of our methods for one T, and the cell with the paper's best for that T.
-
-    Parameters
-    ----------
-    method
-        The method of our best; empty without a result.
-    """
-
-    outcome: Measured
-    method: str
-
-    @property
-    def columns(self) -> dict[str, object]:
-        """See `_Compared.columns`."""
-        made = {"method": self.method, "reset": "soft", "alpha": 1.0, "variant": "best", "amplitude": "compensated"}
-        return {**super().columns, **made, "readout": "potential", "conversion": fingerprint(None)}
-
-
-def csv_table(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ()) -> str:
+def csv_table(entries: Sequence[PaperEntry]) -> str:
     """Return CSV with one line per entry; missing numbers are empty."""
-    return as_csv([one.columns for one in (*entries, *bests)]).decode()
+    return as_csv([one.columns for one in entries]).decode()
 
 
 def row_name(cell: paper.Cell) -> str:
@@ -240,10 +213,8 @@ def flattered(entries: Sequence[PaperEntry]) -> list[str]:
     few: dict[int, dict[str, None]] = {}
     for entry in entries:
         made, outcome = entry.setting, entry.outcome
-        if made is None or outcome is None or made.method not in _MAXIMA:
-            continue
-        if outcome.calibration_images < _ENOUGH_FOR_MAXIMA:
-            few.setdefault(outcome.calibration_images, {})[made.method] = None
+        if made and outcome and made.balancing.method in _MAXIMA and outcome.calibration_images < _ENOUGH_FOR_MAXIMA:
+            few.setdefault(outcome.calibration_images, {})[made.balancing.method] = None
     return [
         f"The thresholds of {', '.join(methods)} are maxima over only {count:,} calibration images. Fewer images give "
         "lower thresholds, which raise the accuracy at few time steps: do not compare it with the paper's."
@@ -272,7 +243,7 @@ _ORDER: Final = (
 )
 
 
-def shown_tables(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ()) -> list[Table]:
+def shown_tables(entries: Sequence[PaperEntry]) -> list[Table]:
     """Return accuracies, conversion losses and, if measured, the best of our methods for each T.
 
     ``entries`` are the cells in the paper's order, each in all variants.
@@ -286,32 +257,26 @@ def shown_tables(entries: Sequence[PaperEntry], bests: Sequence[BestEntry] = ())
             "method": one.method,
             "network": one.network,
         }
-        for one in bests
+        for one in entries
+        if one.variant is BEST
     ]
-    best = table_of(
-        best_rows, words=best_rows[0] if bests else (), title="The best of our methods", caption=best_sentence(bests)
-    )
     accuracies = _compared(entries, lambda cell: cell.accuracy, _accuracy_text)
     losses = _compared(entries, paper_loss, lambda one: f"{number(one.loss)}{_in_brackets(one.loss_difference)}")
-    return [
-        table_of(accuracies, words=accuracies[0], title="Accuracy, %", caption=_ACCURACY),
-        table_of(losses, words=losses[0], title="Conversion loss, points", caption=_LOSS),
-        *([best] if bests else []),
+    shown = [
+        (accuracies, "Accuracy, %", _ACCURACY),
+        (losses, "Conversion loss, points", _LOSS),
+        (best_rows, "The best of our methods", best_sentence(entries)),
     ]
+    return [table_of(rows, words=rows[0], title=title, caption=caption) for rows, title, caption in shown if rows]
 
 
 def markdown_page(
-    title: str,
-    entries: Sequence[PaperEntry],
-    bests: Sequence[BestEntry] = (),
-    *,
-    notes: Sequence[str] = (),
-    warnings: Sequence[str] = (),
+    title: str, entries: Sequence[PaperEntry], *, notes: Sequence[str] = (), warnings: Sequence[str] = ()
 ) -> str:
     """Return the page: `shown_tables`, and the order of the rows; ``notes`` say how the table was measured."""
     variants = _variants(entries)
     lines = [f"# {title}", "", *(f"- {note}" for note in notes), *(f"- **Warning**: {one}" for one in warnings), ""]
-    for table in shown_tables(entries, bests):
+    for table in shown_tables(entries):
         lines += [f"## {table.title}", "", table.caption, "", markdown_table(table.headers, table.rows)]
     if order := [line for variant in variants for line in order_lines(entries, variant)]:
         lines += ["## The order of the rows", "", _ORDER, "", *order, ""]
@@ -381,8 +346,9 @@ def order_lines(entries: Sequence[PaperEntry], variant: Variant) -> list[str]:
     ]
 
 
-def best_sentence(bests: Sequence[BestEntry]) -> str:
+def best_sentence(entries: Sequence[PaperEntry]) -> str:
     """Return the number of T at which ours reaches the paper's best, and how ours was chosen."""
+    bests = [one for one in entries if one.variant is BEST]
     differences = [one.difference for one in bests if one.difference is not None]
     reached = sum(one >= 0 for one in differences)
     is_long = any((one.cell.timesteps or 0) > LONG for one in bests)
@@ -395,7 +361,7 @@ def best_sentence(bests: Sequence[BestEntry]) -> str:
 
 def refused(entries: Sequence[PaperEntry]) -> list[str]:
     """Return each cell without a result, with the reason."""
-    found = [(entry, entry.outcome.refusal) for entry in entries if entry.outcome is not None]
+    found = [(entry, entry.outcome.refusal) for entry in entries if entry.outcome]
     return list(dict.fromkeys(f"{row_name(e.cell)}, {e.variant.name}: {reason}" for e, reason in found if reason))
 
 
@@ -403,7 +369,8 @@ def _compared(
     entries: Sequence[PaperEntry], theirs: Callable[[paper.Cell], float | None], ours: Callable[[PaperEntry], str]
 ) -> list[dict[str, str]]:
     """Return one row per cell and one column per variant; columns that are equal in all rows are omitted."""
-    variants, cells = _variants(entries), list(dict.fromkeys(entry.cell for entry in entries))
+    variants = _variants(entries)
+    cells = list(dict.fromkeys(entry.cell for entry in entries if entry.variant is not BEST))
     by_place = {(entry.cell, entry.variant): entry for entry in entries}
     columns: dict[str, Callable[[paper.Cell], str]] = {
         "data": lambda cell: cell.data,
@@ -424,7 +391,7 @@ def _compared(
 
 
 def _variants(entries: Sequence[PaperEntry]) -> list[Variant]:
-    return list(dict.fromkeys(entry.variant for entry in entries))
+    return [variant for variant in dict.fromkeys(entry.variant for entry in entries) if variant is not BEST]
 
 
 def _accuracy_text(entry: PaperEntry) -> str:

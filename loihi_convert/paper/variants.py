@@ -167,6 +167,9 @@ _ALL_VARIANTS: Final = (
 VARIANTS: Final = {variant.name: variant for variant in _ALL_VARIANTS}
 """By name; the first is the one that the others differ from."""
 
+BEST: Final = Variant("best", "the best of our methods for each T")
+"""Not a way to measure a cell: stands beside the cell with the paper's best for a T."""
+
 
 @dataclass(frozen=True)
 class PaperSetting:
@@ -174,49 +177,34 @@ class PaperSetting:
 
     Parameters
     ----------
-    method, reset, alpha, timesteps, amplitude, initial_potential, readout, poisson_seed
-        See `balancing.balance`.
-    weight_bits
-        See `quantization.quantize`.
-    is_subset, is_alpha_last
+    balancing, timesteps, weight_bits
+        See `balancing.balance` and `quantization.quantize`.
+    late_alpha
+        Factor on the thresholds after all layers are balanced.
+    is_subset
         See `Variant`.
     is_exported
         Whether the network is exported to a netx file and run from that file.
     """
 
-    method: Method
-    reset: Reset
-    alpha: float
+    balancing: BalanceOptions
     timesteps: int
-    amplitude: Amplitude
-    initial_potential: InitialPotential
-    readout: Readout
-    poisson_seed: int | None
     weight_bits: int
-    is_subset: bool
-    is_alpha_last: bool
-    is_exported: bool
+    late_alpha: float = 1.0
+    is_subset: bool = False
+    is_exported: bool = False
 
-    @property
-    def name(self) -> str:
-        """The name for progress messages."""
-        alpha = "" if self.alpha == 1 else f", alpha {self.alpha:g}{' afterwards' if self.is_alpha_last else ''}"
-        spikes = ", spike counts" if self.readout == "spikes" else ""
-        poisson = "" if self.poisson_seed is None else ", Poisson"
-        return f"{self.method} ({self.reset}, {self.amplitude}{alpha}{spikes}{poisson})"
+    def __str__(self) -> str:
+        afterwards = [f"alpha {self.late_alpha:g} afterwards"] if self.late_alpha != 1 else []
+        counts = ["spike counts"] if self.balancing.readout == "spikes" else []
+        poisson = ["Poisson"] if self.balancing.poisson_seed is not None else []
+        return balancing_words(self.balancing, *afterwards, *counts, *poisson)
 
-    @property
-    def balancing(self) -> BalanceOptions:
-        """The options of balancing, for the readout ``potential``."""
-        return BalanceOptions(
-            method=self.method,
-            amplitude=self.amplitude,
-            alpha=1.0 if self.is_alpha_last else self.alpha,
-            initial_potential=self.initial_potential,
-            reset=self.reset,
-            input_coding="constant" if self.poisson_seed is None else "poisson",
-            poisson_seed=self.poisson_seed,
-        )
+
+def balancing_words(options: BalanceOptions, *more: str) -> str:
+    """Return how thresholds are balanced, in a few words."""
+    alpha = [] if options.alpha == 1 else [f"alpha {options.alpha:g}"]
+    return f"{options.method} ({', '.join([options.neuron_reset, options.amplitude, *alpha, *more])})"
 
 
 def setting(
@@ -226,9 +214,7 @@ def setting(
 
     Spike-norm with soft reset is the same as ``rmp``, so it is measured once. ``seed`` is the seed of Poisson input.
     """
-    if cell.method == paper.CNN or cell.timesteps is None or cell.alpha is None or cell.reset is None:
-        return None
-    if variant.initial_potential == "half" and cell.reset == "hard":
+    if cell.timesteps is None or cell.alpha is None or (variant.initial_potential == "half" and cell.reset == "hard"):
         return None
     method = cell.method
     if method in _POISSON:
@@ -236,20 +222,19 @@ def setting(
     amplitude, readout = variant.amplitude, variant.readout
     if variant.compared is not None and method != "ngu-lee":
         amplitude, readout = variant.compared
-    return PaperSetting(
+    is_poisson = variant.is_poisson or method in _POISSON
+    balancing = BalanceOptions(
         method=cast("Method", method),
-        reset=cast("Reset", cell.reset),
-        alpha=cell.alpha,
-        timesteps=cell.timesteps,
         amplitude=amplitude,
+        alpha=1.0 if variant.is_alpha_last else cell.alpha,
         initial_potential=variant.initial_potential,
+        reset=cast("Reset", cell.reset),
         readout=readout,
-        poisson_seed=seed if variant.is_poisson or method in _POISSON else None,
-        weight_bits=weight_bits,
-        is_subset=variant.is_subset,
-        is_alpha_last=variant.is_alpha_last and cell.alpha != 1,
-        is_exported=is_exported,
+        input_coding="poisson" if is_poisson else "constant",
+        poisson_seed=seed if is_poisson else None,
     )
+    late_alpha = cell.alpha if variant.is_alpha_last else 1.0
+    return PaperSetting(balancing, cell.timesteps, weight_bits, late_alpha, variant.is_subset, is_exported)
 
 
 def chosen_variants(names: Sequence[str]) -> tuple[Variant, ...]:
@@ -304,8 +289,6 @@ class Exhibit:
         What each curve stands for in a figure of accuracies.
     is_exported
         Whether the accuracies are those of exported files.
-    default_timesteps
-        The T that are shown unless others are requested; None for those of all cells.
     """
 
     kind: Literal["table", "figure"]
@@ -316,7 +299,6 @@ class Exhibit:
     has_best: bool = False
     curve: Literal["method", "method and reset", "alpha"] = "method"
     is_exported: bool = False
-    default_timesteps: tuple[int, ...] | None = None
 
     def __str__(self) -> str:
         """The name used in messages: ``table 2``."""
@@ -326,6 +308,11 @@ class Exhibit:
     def stem(self) -> str:
         """The name of its files, without suffix."""
         return f"{self.kind}-{self.name}"
+
+    @property
+    def default_timesteps(self) -> tuple[int, ...] | None:
+        """The T that are shown unless others are requested; None for those of all cells."""
+        return (64,) if self.shows == "rates" else None
 
     @property
     def variants(self) -> tuple[str, ...]:
@@ -360,10 +347,7 @@ EXHIBITS: Final = {
         Exhibit("table", "A4", "Table A4: neurons and methods on MNIST", _rows("A4")),
         Exhibit("table", "headline", "The numbers of the abstract", _rows("headline"), is_exported=True),
         Exhibit("figure", "6", "Figure 6: accuracy against latency, MNIST", _rows("2"), has_best=True),
-        Exhibit(
-            *("figure", "7", "Figure 7: average firing rate of every channel, MNIST", _rows("2"), "rates"),
-            default_timesteps=(64,),
-        ),
+        Exhibit("figure", "7", "Figure 7: average firing rate of every channel, MNIST", _rows("2"), "rates"),
         Exhibit("figure", "8", "Figure 8: accuracy against latency, Fashion-MNIST", _rows("3"), has_best=True),
         Exhibit("figure", "9", "Figure 9: factors alpha", _own_rows("2", "3", "A2", "A3"), curve="alpha"),
         Exhibit("figure", "11", "Figure 11: accuracy against latency, CIFAR-10", _cifar10, has_best=True),

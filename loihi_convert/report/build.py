@@ -19,14 +19,13 @@ from loihi_convert.metrics.regression import means
 from loihi_convert.report import sections
 from loihi_convert.report.entries import Entry, ImageSet, LeftOut, entries_of, family_of, most_complete_of
 from loihi_convert.report.page import Card, Cards, Page, PageBlock, Paragraph, Section, html, markdown
-from loihi_convert.report.run_tables import R2, error_caption, page_cells, worst_output
+from loihi_convert.report.run_tables import R2, error_caption, page_cells, point_cells, worst_output
 from loihi_convert.report.table import (
     GRADED_WORK,
     Table,
     count,
     number,
     percent,
-    percent_interval,
     points,
     r_squared,
     table_of,
@@ -149,7 +148,8 @@ def result_blocks(entries: Sequence[Entry], left_out: Sequence[LeftOut]) -> Iter
     if len(entries) > 1:
         yield _table(entries)
     if left_out:
-        yield Paragraph(_left_out(left_out))
+        runs = (f"{file} in {run.name} ({run.manifest.utc_time[:16].replace('T', ' ')} UTC)" for file, run in left_out)
+        yield Paragraph(f"Left out, because the most complete run of a file is shown: {'; '.join(runs)}.")
     regressions = [entry.evaluation.regression for entry in entries if entry.evaluation.regression is not None]
     loss = (
         "Loss: accuracy of the CNN minus accuracy of the exported file, in percentage points; a negative loss is a gain"
@@ -185,52 +185,45 @@ def _table(entries: Sequence[Entry]) -> Table:
     return table_of(rows, words=("file",), caption=caption)
 
 
-def _left_out(left_out: Sequence[LeftOut]) -> str:
-    """Return the runs that are omitted because another run of the same file is more complete or newer."""
-    texts = [
-        f"{one.file} in {one.run.name} ({one.run.manifest.utc_time[:16].replace('T', ' ')} UTC, {one.reason})"
-        for one in left_out
-    ]
-    return f"Left out, because the most complete run of a file is shown: {'; '.join(texts)}."
+_FACTS: Final = (
+    ("95 % interval", "95 %\ninterval", ""),
+    ("CNN", "CNN\n%", " %"),
+    ("loss", "loss,\npoints", " points"),
+    (R2, f"fixed\n{R2}", ""),
+    ("CNN", "CNN\nRMSE", ""),
+    ("to the CNN", "RMSE\nto CNN", ""),
+)
+"""The facts of a card that are known: each with its header in `point_cells`, and its unit."""
+
+_FURTHER_FACTS: Final = (("float SNN", "float\nSNN %", " %"), ("float SNN", "float\nRMSE", ""))
+"""Those that only the card of a single file has."""
 
 
 def _card(entry: Entry, *, is_short: bool) -> Card:
     evaluation, point = entry.evaluation, entry.point
-    at, regression = f"at T = {point.timesteps}", evaluation.regression
-    if regression is None:
-        value, unit = percent(point.accuracy), f"accuracy {at}"
-        if value is None:
-            value, unit = percent(point.agreement_with_cnn), f"same class as the CNN {at}; no labels"
-        facts = [
-            ("95 %" if is_short else "95 % interval", percent_interval(point.accuracy_interval)),
-            ("CNN", _with_unit(percent(evaluation.cnn_accuracy), "%")),
-            ("loss", _with_unit(points(point.conversion_loss_points), "points")),
-        ]
-        further = [("float SNN", _with_unit(percent(point.float_accuracy), "%"))]
-        value, missing = _with_unit(value, "%"), "no labels"
-    else:
-        errors = regression.at(point.timesteps)
-        value = number(means(errors.to_targets or errors.to_cnn)[0])
-        unit = f"RMSE {at}" if errors.to_targets else f"RMSE to the CNN's outputs; no targets {at}"
-        facts = [
-            (R2, r_squared(means(errors.to_targets)[1])),
-            ("CNN", number(means(regression.cnn)[0])),
-            (f"CNN's {R2}", r_squared(means(regression.cnn)[1])),
-            ("to the CNN", number(means(errors.to_cnn)[0])),
-        ]
-        further = [
-            ("worst output", worst_output(regression, errors).removeprefix("worst output: ") or None),
-            ("float SNN", number(means(errors.float_to_targets)[0])),
-        ]
-        missing = "no targets"
-    if value is None:
-        value, unit = "\N{EN DASH}", f"{missing}, no CNN; T = {point.timesteps}"
-    facts += [] if is_short else [*further, *_work_facts(entry)]
-    return Card(entry.label, entry.style, entry.context, value, unit, tuple((n, text) for n, text in facts if text))
+    cells, at, regression = point_cells(evaluation, point), f"at T = {point.timesteps}", evaluation.regression
+    sign, missing, headlines = " %", "no labels", ("fixed\npoint %", "same as\nCNN %")
+    units = (f"accuracy {at}", f"same class as the CNN {at}; no labels")
+    if regression is not None:
+        sign, missing, headlines = "", "no targets", ("fixed\nRMSE", "RMSE\nto CNN")
+        units = (f"RMSE {at}", f"RMSE to the CNN's outputs; no targets {at}")
+    known = ((f"{cells[name]}{sign}", unit) for name, unit in zip(headlines, units, strict=True) if cells[name])
+    value, unit = next(known, ("\N{EN DASH}", f"{missing}, no CNN; T = {point.timesteps}"))
+    facts = [(name, f"{cells[header]}{sign}") for name, header, sign in _FACTS if cells[header]]
+    facts = [(name.removesuffix(" interval") if is_short else name, text) for name, text in facts]
+    if regression is not None and (r2 := r_squared(means(regression.cnn)[1])):
+        facts.append((f"CNN's {R2}", r2))
+    if not is_short:
+        facts += [(name, f"{cells[header]}{sign}") for name, header, sign in _FURTHER_FACTS if cells[header]]
+        facts += _work_facts(entry)
+    return Card(entry.label, entry.style, entry.context, value, unit, tuple(facts))
 
 
-def _work_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
+def _work_facts(entry: Entry) -> Iterator[tuple[str, str]]:
     evaluation, point = entry.evaluation, entry.point
+    regression = evaluation.regression
+    if regression is not None and (worst := worst_output(regression, regression.at(point.timesteps))):
+        yield "worst output", worst.removeprefix("worst output: ")
     yield "synaptic operations per image", count(point.synaptic_operations)
     yield f"{entry.sent} per image", count(point.spikes_per_image)
     if evaluation.has_relays and point.relay_spikes_per_image is not None:
@@ -241,10 +234,6 @@ def _work_facts(entry: Entry) -> Iterator[tuple[str, str | None]]:
         yield "early exit", f"average T {stopped.average_timesteps:.2f}{right}"
     if evaluation.timesteps != point.timesteps:
         yield "made for", f"T = {evaluation.timesteps}"
-
-
-def _with_unit(text: str | None, unit: str) -> str | None:
-    return None if text is None else f"{text} {unit}"
 
 
 TOLERANCE: Final = 0.2
@@ -340,10 +329,6 @@ def _loss(entry: Entry) -> str:
 
 def _beside_cnn(entry: Entry) -> str:
     loss = entry.point.conversion_loss_points
-    if loss is None:
-        return ""
-    return (
-        ", equal to the CNN"
-        if loss == 0
-        else f", {points(abs(loss))} points {'above' if loss < 0 else 'below'} the CNN"
-    )
+    if not loss:
+        return "" if loss is None else ", equal to the CNN"
+    return f", {points(abs(loss))} points {'above' if loss < 0 else 'below'} the CNN"

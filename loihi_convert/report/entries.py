@@ -7,7 +7,7 @@ import re
 from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.metrics.evaluation import Evaluation, Point
@@ -74,7 +74,7 @@ class Entry:
 
     @property
     def line(self) -> str:
-        """The line between its marks, see `charts.Series`."""
+        """The line between its marks, see `axes.Series`."""
         return "solid" if self.style < 4 else "dashed"
 
     @property
@@ -105,12 +105,8 @@ class Entry:
         return self.point.timesteps == self.evaluation.timesteps and self.point.accuracy is not None
 
 
-class LeftOut(NamedTuple):
-    """A file of an omitted run: its stem, the run, and the reason, which names the run that is shown."""
-
-    file: str
-    run: StoredRun
-    reason: str
+LeftOut = tuple[str, StoredRun]
+"""A file of an omitted run: its stem, and the run."""
 
 
 def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[LeftOut]]:
@@ -124,31 +120,15 @@ def most_complete_of(runs: Sequence[StoredRun]) -> tuple[list[StoredRun], list[L
     for run in runs:
         for file in run.evaluations:
             key = _identity(run, file)
-            if key is not None and (key not in best or _completeness(run, file) > _completeness(best[key], file)):
+            if key not in best or _completeness(run, file) > _completeness(best[key], file):
                 best[key] = run
     kept, left_out = [], []
     for run in runs:
-        repeated = {
-            file: best[key]
-            for file in run.evaluations
-            if (key := _identity(run, file)) is not None and best[key] is not run
-        }
-        left_out += [LeftOut(file, run, _reason(file, run, shown)) for file, shown in repeated.items()]
-        others = {file: found for file, found in run.evaluations.items() if file not in repeated}
-        if others:
-            kept.append(replace(run, evaluations=others))
+        shown = {file: found for file, found in run.evaluations.items() if best[_identity(run, file)] is run}
+        left_out += [(file, run) for file in run.evaluations if file not in shown]
+        if shown:
+            kept.append(replace(run, evaluations=shown))
     return kept, left_out
-
-
-_REASONS: Final = (
-    "without labels, unlike {}",
-    "ended before the T of the file, unlike {}",
-    "fewer images than {}",
-    "without the CNN, unlike {}",
-    "without early exit, unlike {}",
-    "older than {}",
-)
-"""Why another run is preferred, by the places of `_completeness`."""
 
 
 def _completeness(run: StoredRun, file: str) -> tuple[Any, ...]:
@@ -157,17 +137,10 @@ def _completeness(run: StoredRun, file: str) -> tuple[Any, ...]:
     return found.is_judged, is_whole, found.image_count, found.is_compared_with_cnn, has_exit, run.manifest.utc_time
 
 
-def _reason(file: str, run: StoredRun, shown: StoredRun) -> str:
-    pairs = zip(_REASONS, _completeness(run, file), _completeness(shown, file), strict=True)
-    reasons = (reason for reason, found, most in pairs if found != most)
-    return next(reasons, "as old and as complete as {}").format(shown.name)
-
-
-def _identity(run: StoredRun, file: str) -> tuple[object, ...] | None:
-    """Return the key by which two runs of a file are the same experiment; None if its SHA-256 was not recorded."""
-    sha256 = next((read.sha256 for read in run.manifest.files if Path(read.name).stem == file), None)
-    manifest = run.manifest
-    return None if sha256 is None else (manifest.data, manifest.backend, file, sha256, *manifest.options)
+def _identity(run: StoredRun, file: str) -> tuple[object, ...]:
+    """Return the key by which two runs of a file are the same experiment; unique if its SHA-256 was not recorded."""
+    sha256 = next((read.sha256 for read in run.manifest.files if Path(read.name).stem == file), id(run))
+    return run.manifest.data, run.manifest.backend, file, sha256, *run.manifest.options
 
 
 def entries_of(runs: Sequence[StoredRun]) -> list[Entry]:

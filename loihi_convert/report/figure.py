@@ -7,28 +7,21 @@ average T: a curve of many margins for one file, or the chosen margin of each fi
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, get_args
+from typing import TYPE_CHECKING, Final, NamedTuple, get_args
 
 from loihi_convert.errors import InputError, UsageError, one_of
 from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import require_output, write_atomically
-from loihi_convert.report.chart import (
-    SIZES,
-    Chart,
-    CnnLevels,
-    FigureFormat,
-    Measure,
-    Series,
-    figure_of,
-    image_bytes,
-    measure_of,
-    outside,
-    timestep_axes,
-)
+from loihi_convert.metrics.early_exit import ExitPoint
+from loihi_convert.metrics.evaluation import Evaluation, Point
+from loihi_convert.metrics.regression import means
+from loihi_convert.report.axes import CnnLevels, Mark, Series, timestep_axes
+from loihi_convert.report.chart import SIZES, Chart, FigureFormat, figure_of, image_bytes, outside
 from loihi_convert.report.entries import by_network, entries_of, family_of, most_complete_of
 from loihi_convert.report.run_tables import Figures, per_t_caption, readout_caption
+from loihi_convert.report.table import count, number, percent, percent_ends, r_squared
 from loihi_convert.runs.run_folder import read_runs
 
 if TYPE_CHECKING:
@@ -44,11 +37,89 @@ _NAMED: Final = 4
 """Files that a title names; the legend names them all."""
 
 
-def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width = "screen") -> Figure | None:
+class Measure(NamedTuple):
+    """A measure, in the unit of its axis: per cent, or the CNN's unit.
+
+    ``is_error``: of regressions. ``is_judged``: all files have labels or targets; else the CNN takes their place.
+    """
+
+    is_error: bool
+    is_judged: bool
+
+    @property
+    def label(self) -> str:
+        """The label of the axis."""
+        if self.is_error:
+            return "RMSE, in the CNN's units" if self.is_judged else "RMSE to the CNN's outputs"
+        return "accuracy, %" if self.is_judged else "agreement with the CNN's class, %"
+
+    def words(self, value: float) -> str:
+        """Return a value with its unit."""
+        return f"{number(value)}" if self.is_error else f"{value:.2f} %"
+
+    def cnn(self, evaluation: Evaluation) -> float | None:
+        """Return the value of the CNN, if it is known and can be compared."""
+        if not self.is_judged:
+            return None
+        return evaluation.cnn_rmse if self.is_error else _in_percent(evaluation.cnn_accuracy)
+
+    def marks(
+        self,
+        label: str,
+        evaluation: Evaluation,
+        points: Iterable[Point],
+        x: Callable[[Point], float] = lambda point: point.timesteps,
+    ) -> tuple[Mark, ...]:
+        """Return the known values of the integer network; ``label`` begins their texts."""
+        return tuple(mark for point in points if (mark := self._mark(label, evaluation, point, x(point))) is not None)
+
+    def _mark(self, label: str, evaluation: Evaluation, point: Point, x: float) -> Mark | None:
+        at = f"{label}, T = {point.timesteps}: " if label else f"T = {point.timesteps}: "
+        if evaluation.regression is not None:
+            errors = evaluation.regression.at(point.timesteps)
+            rmse, r2 = means(errors.to_targets if self.is_judged else errors.to_cnn)
+            known = f"{at}RMSE {number(rmse)}, R^2 {r_squared(r2) or 'unknown'}"
+            return None if rmse is None or not self.is_error else Mark(x, rmse, known)
+        fraction = point.accuracy if self.is_judged else point.agreement_with_cnn
+        if fraction is None:
+            return None
+        text = f"{at}{percent(fraction)} %, {count(point.synaptic_operations)} SynOps an image"
+        return Mark(x, 100 * fraction, text, *percent_ends(point.accuracy_interval if self.is_judged else None))
+
+    def floats(self, evaluation: Evaluation, points: Iterable[Point]) -> tuple[Mark, ...]:
+        """Return the known values of the float SNN, which has none beside the CNN's."""
+        regression, marks = evaluation.regression, []
+        for point in points if self.is_judged else ():
+            value = _in_percent(point.float_accuracy)
+            if regression is not None:
+                value = means(regression.at(point.timesteps).float_to_targets)[0]
+            if value is not None:
+                marks.append(Mark(point.timesteps, value, f"float SNN, T = {point.timesteps}: {self.words(value)}"))
+        return tuple(marks)
+
+    def exit(self, point: ExitPoint) -> tuple[Mark, ...]:
+        """Return early exit at its average T, if its value is known."""
+        value = _in_percent(point.accuracy if self.is_judged else point.agreement_with_cnn)
+        text = f"early exit, average T {point.average_timesteps:.2f}: "
+        return () if value is None else (Mark(point.average_timesteps, value, text + self.words(value)),)
+
+
+def _in_percent(fraction: float | None) -> float | None:
+    return None if fraction is None else 100 * fraction
+
+
+def measure_of(evaluations: Sequence[Evaluation]) -> Measure:
+    """Return the measure by which files on the same images are compared."""
+    return Measure(
+        is_error=all(evaluation.regression is not None for evaluation in evaluations),
+        is_judged=all(evaluation.is_judged for evaluation in evaluations),
+    )
+
+
+def run_figure(evaluations: Figures, title: str, *, width: Width = "screen") -> Figure | None:
     """Return the figure of accuracy or, for regressions, of RMSE against latency; None if there is nothing to draw.
 
-    Unless all files ran with labels, or targets, it shows the agreement with the CNN. ``note`` is additional
-    information, such as a seed.
+    Unless all files ran with labels, or targets, it shows the agreement with the CNN.
     """
     measure = measure_of([evaluation for _, evaluation in evaluations])
     series = [one for one in _series(evaluations, measure) if one.marks]
@@ -61,7 +132,7 @@ def run_figure(evaluations: Figures, title: str, *, note: str = "", width: Width
         f"latency T, time steps (on Lava: {' or '.join(sorted({f'T + {e.depth}' for _, e in evaluations}))})",
         is_error=measure.is_error,
     )
-    said = (*_notes(evaluations), note, outside(series, axes).rstrip("."))
+    said = (*_notes(evaluations), outside(series, axes).rstrip("."))
     return figure_of(title, [Chart("", ". ".join(text for text in said if text), series, axes)], width)
 
 
@@ -78,7 +149,7 @@ def _series(evaluations: Figures, measure: Measure) -> Iterator[Series]:
         return
     found = by_network(((family_of(name), e.image_count), e, (name, e)) for name, e in evaluations)
     of_images = ", {:,} images" if _differ_in_images(evaluations) else ""
-    for style, ((_, count), files) in enumerate(found):
+    for style, ((_, images), files) in enumerate(found):
         own = [mark for _, e in files for mark in measure.marks("", e, [e.nominal_point])]
         floats = [mark for _, e in files for mark in measure.floats(e, [e.nominal_point])]
         yield Series("float SNN", style, tuple(floats), "", marker=FLOAT_MARKER)
@@ -89,7 +160,7 @@ def _series(evaluations: Figures, measure: Measure) -> Iterator[Series]:
                 if one.early_exit.choice.timesteps == one.nominal_point.timesteps:
                     joined = (*early, *measure.marks("", one, [one.nominal_point]))
                     yield Series("", style, joined, "dotted", is_line_only=True)
-        label = _listed([name for name, _ in files]) + of_images.format(count)
+        label = _listed([name for name, _ in files]) + of_images.format(images)
         yield Series(label, style, tuple(own), "", emphasised=None)
 
 
@@ -155,13 +226,7 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
     if len(sources := sorted({entry.source for entry in entries})) > 1:
         raise UsageError(f"the runs are of {' and '.join(sources)}", where="figure", expected="one data set")
     evaluations = [(entry.label, entry.evaluation) for entry in entries]
-    provenance = [entry.run.manifest.provenance.get(entry.file, {}) for entry in entries]
-    figure = run_figure(
-        evaluations,
-        _title(evaluations, sources[0]),
-        note=_seeds(provenance),
-        width=width,
-    )
+    figure = run_figure(evaluations, _title(evaluations, sources[0]), width=width)
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
     write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi))
@@ -171,11 +236,3 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
 def _title(evaluations: Figures, data: str) -> str:
     names = [name for name, _ in evaluations]
     return f"{', '.join(names) if len(names) <= _NAMED else f'{len(names)} files'} on {data}"
-
-
-def _seeds(provenance: Sequence[Mapping[str, Any]]) -> str:
-    """Return the training seeds of the CNNs that are recorded."""
-    models = [stages.get("model") for stages in provenance]
-    seeds = [model.get("seed") for model in models if isinstance(model, Mapping)]
-    found = sorted({str(seed) for seed in seeds if seed is not None})
-    return f"CNN trained with seed {' or '.join(found)}" if found else ""

@@ -48,12 +48,6 @@ class Cards(NamedTuple):
     cards: tuple[Card, ...]
 
 
-class Picture(NamedTuple):
-    """A chart."""
-
-    chart: Chart
-
-
 class Pictures(NamedTuple):
     """Charts, placed side by side if there is room."""
 
@@ -95,7 +89,7 @@ class Details(NamedTuple):
     blocks: tuple[PageBlock, ...]
 
 
-PageBlock = Paragraph | Heading | Cards | Table | Picture | Pictures | Matrix | Facts | Code | Details
+PageBlock = Paragraph | Heading | Cards | Table | Chart | Pictures | Matrix | Facts | Code | Details
 
 
 class Section(NamedTuple):

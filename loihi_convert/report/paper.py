@@ -13,6 +13,8 @@ from functools import cache
 from importlib.resources import files
 from typing import Final
 
+from pydantic import TypeAdapter
+
 CNN: Final = "cnn"
 """The method of a row that is the CNN's own accuracy."""
 
@@ -52,18 +54,8 @@ class Cell:
 def cells() -> tuple[Cell, ...]:
     """Return every cell of every table."""
     text = files(__package__).joinpath("paper.csv").read_text(encoding="utf-8")
-    return tuple(
-        Cell(
-            table=row["table"],
-            data=row["data"],
-            method=row["method"],
-            reset=row["reset"] or None,
-            alpha=float(row["alpha"]) if row["alpha"] else None,
-            timesteps=int(row["timesteps"]) if row["timesteps"] else None,
-            accuracy=float(row["accuracy"]) if row["accuracy"] else None,
-        )
-        for row in csv.DictReader(text.splitlines())
-    )
+    rows = [{name: value or None for name, value in row.items()} for row in csv.DictReader(text.splitlines())]
+    return TypeAdapter(tuple[Cell, ...]).validate_python(rows)
 
 
 def table(name: str) -> tuple[Cell, ...]:

@@ -13,25 +13,11 @@ from loihi_convert.chip.energy import Constant
 from loihi_convert.chip.limits import NEVER_FIRES
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.report import paper
-from loihi_convert.report.chart import (
-    NEUTRAL,
-    PAPER,
-    Axes,
-    Chart,
-    CnnLevels,
-    Mark,
-    Measure,
-    Series,
-    channel_chart,
-    decade_ticks,
-    frame,
-    measure_of,
-    timestep_axes,
-    timestep_range,
-)
+from loihi_convert.report.axes import Axes, CnnLevels, Mark, Series, decade_ticks, frame, timestep_axes, timestep_range
+from loihi_convert.report.chart import NEUTRAL, PAPER, Chart, channel_chart
 from loihi_convert.report.entries import Entry, ImageSet, by_network, family_of, stoppable
-from loihi_convert.report.figure import cnn_levels
-from loihi_convert.report.page import Code, Details, Facts, Heading, Matrix, PageBlock, Paragraph, Picture, Pictures
+from loihi_convert.report.figure import Measure, cnn_levels, measure_of
+from loihi_convert.report.page import Code, Details, Facts, Heading, Matrix, PageBlock, Paragraph, Pictures
 from loihi_convert.report.run_tables import (
     accuracy_table,
     early_exit_table,
@@ -53,17 +39,17 @@ def curves(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     measure = measure_of([entry.evaluation for entry in entries])
     levels = cnn_levels([(entry.label, entry.evaluation) for entry in entries], measure)
     if (chart := per_t_chart(entries, measure)) is not None:
-        yield Picture(chart)
+        yield chart
     if not measure.is_error and (table := paper_table(entries)) is not None:
         yield table
         yield Paragraph(" ".join(paper_remarks(entries)))
     if (chart := _anytime_chart(stoppable(entries), measure, levels)) is not None:
-        yield Picture(chart)
+        yield chart
     for is_graded in () if measure.is_error else (False, True):
         # The two kinds of operations are not the same work.
         of_kind = [entry for entry in entries if entry.evaluation.is_graded == is_graded]
         if (chart := _work_chart(of_kind, measure, levels)) is not None:
-            yield Picture(chart)
+            yield chart
     yield from _one_or_details("The curves as tables", [_anytime_table(entry) for entry in entries])
     outputs = [
         replace(table, title=entry.label)
@@ -290,7 +276,7 @@ def early_exit(entries: Sequence[Entry]) -> Iterator[PageBlock]:
     )
     for images in dict.fromkeys(entry.images for entry, _ in known):
         if (chart := _early_exit_chart([pair for pair in known if pair[0].images == images])) is not None:
-            yield Picture(chart)
+            yield chart
     table = early_exit_table([(entry.full_label, entry.evaluation) for entry in entries])
     if table is not None:
         yield replace(

@@ -37,7 +37,7 @@ class Table:
     filtered_columns
         Columns, from the left, by whose values a reader of an HTML page can choose rows.
     keys
-        One per row, or none: a row that a reader hides, hides the `charts.Mark` with its key.
+        One per row, or none: a row that a reader hides, hides the `axes.Mark` with its key.
     """
 
     caption: str
@@ -192,21 +192,19 @@ def count(number: float) -> str:
     """Return a mean count in at most 6 characters: 12.3, 9,876, 98.8 k, 7.67 M."""
     if number < 100:
         return f"{number:.1f}"
-    if number < 10_000:
-        return f"{number:,.0f}"
-    exponent = next(exponent for exponent in (3, 6, 9, 12) if number < 999.5 * 10**exponent or exponent == 12)
-    scaled = number / 10**exponent
-    decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-    return f"{scaled:.{decimals}f} {'kMGT'[exponent // 3 - 1]}"
+    return f"{number:,.0f}" if number < 10_000 else _scaled(number, {3: "k", 6: "M", 9: "G", 12: "T"})
 
 
 def quantity(value: float, unit: str) -> str:
     """Return a number of joules or seconds with two or three digits and a prefix: 1.24 mJ, 85.0 µJ, 230 ns."""
-    prefixes = {-12: "p", -9: "n", -6: "µ", -3: "m", 0: ""}
-    exponent = next((e for e in prefixes if value < 999.5 * 10.0**e), 0)
+    return _scaled(value, {-12: "p", -9: "n", -6: "µ", -3: "m", 0: ""}) + unit
+
+
+def _scaled(value: float, prefixes: Mapping[int, str]) -> str:
+    exponent = next((exponent for exponent in prefixes if value < 999.5 * 10.0**exponent), max(prefixes))
     scaled = value / 10.0**exponent
     decimals = 2 if scaled < 9.995 else 1 if scaled < 99.95 else 0
-    return f"{scaled:.{decimals}f} {prefixes[exponent]}{unit}"
+    return f"{scaled:.{decimals}f} {prefixes[exponent]}"
 
 
 def quantity_range(interval: Interval, unit: str) -> str:

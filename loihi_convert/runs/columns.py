@@ -189,34 +189,32 @@ def _range_columns(name: str, interval: Interval | None) -> dict[str, float | No
     return {f"{name}_low": low, f"{name}_high": high}
 
 
-def firing_rates(run: FileResults) -> Iterator[ChannelFiringRate]:
+def firing_rate_rows(run: FileResults) -> Iterator[Row]:
     """Yield the rows of firing_rates.csv for one file: each spiking layer, each reported T, each channel."""
     network, evaluation = run.network, run.evaluation
     spiking: tuple[QuantizedLayer | CubaLayer | GradedLayer, ...] = network.spiking_layers
     for layer, shape, spikes in zip(spiking, network.shapes, run.result.channel_spikes, strict=False):
-        sources, so_far = _sources(layer, shape[0]), spikes.cumsum(axis=0)
+        so_far = spikes.cumsum(axis=0)
         for point in evaluation.points:
             possible = evaluation.image_count * math.prod(shape[1:]) * point.timesteps
-            counts = so_far[point.timesteps - 1].tolist()
-            for channel, (count, source) in enumerate(zip(counts, sources, strict=True)):
-                yield ChannelFiringRate(
-                    file=run.name,
-                    layer=layer.name,
-                    channel=channel,
-                    timesteps=point.timesteps,
-                    firing_rate=count / possible,
-                    relay_of=source,
-                )
+            for channel, count in enumerate(so_far[point.timesteps - 1].tolist()):
+                yield {
+                    "file": run.name,
+                    "layer": layer.name,
+                    "channel": channel,
+                    "timesteps": point.timesteps,
+                    "firing_rate": count / possible,
+                    **_relay_column(layer, channel),
+                }
 
 
-def _sources(layer: QuantizedLayer | CubaLayer | GradedLayer, channels: int) -> list[int | None]:
-    """The source channel of each channel; None for channels that are not relays."""
-    if layer.relay_of is None:
-        return [None] * channels
-    return [source if source >= 0 else None for source in layer.relay_of.tolist()]
+def _relay_column(layer: QuantizedLayer | CubaLayer | GradedLayer, channel: int) -> Row:
+    """The channel of the layer before that a relay repeats; nothing for other channels."""
+    source = -1 if layer.relay_of is None else int(layer.relay_of[channel])
+    return {"relay_of": source} if source >= 0 else {}
 
 
-def thresholds(run: FileResults) -> Iterator[ChannelThreshold]:
+def threshold_rows(run: FileResults) -> Iterator[Row]:
     """Yield the rows of thresholds.csv for one file: each spiking layer, each channel; none for other neurons."""
     for layer in run.network.spiking_layers:
         if not isinstance(layer, QuantizedLayer):
@@ -224,20 +222,18 @@ def thresholds(run: FileResults) -> Iterator[ChannelThreshold]:
         assert layer.neuron is not None
         integers = layer.neuron.threshold.tolist()
         real = [math.inf] * len(integers) if layer.balanced is None else layer.balanced.threshold.tolist()
-        numbers = zip(integers, real, layer.scale.tolist(), layer.neuron.initial_potential.tolist(), strict=True)
-        for channel, ((integer, real_threshold, scale, initial), source) in enumerate(
-            zip(numbers, _sources(layer, len(integers)), strict=True)
-        ):
-            yield ChannelThreshold(
-                file=run.name,
-                layer=layer.name,
-                channel=channel,
-                threshold=integer,
-                real_threshold=None if real_threshold == math.inf else real_threshold,
-                scale=scale,
-                initial_potential=initial,
-                relay_of=source,
-            )
+        columns = zip(integers, real, layer.scale.tolist(), layer.neuron.initial_potential.tolist(), strict=True)
+        for channel, (integer, balanced, scale, initial) in enumerate(columns):
+            yield {
+                "file": run.name,
+                "layer": layer.name,
+                "channel": channel,
+                "threshold": integer,
+                "real_threshold": None if balanced == math.inf else balanced,
+                "scale": scale,
+                "initial_potential": initial,
+                **_relay_column(layer, channel),
+            }
 
 
 def prediction_rows(run: FileResults, known: ImageFacts) -> Iterator[Rows]:
@@ -299,9 +295,9 @@ def blocks_as_csv(runs: Sequence[Iterator[Rows]]) -> bytes:
     return csv_bytes(columns, rows)
 
 
-def as_csv(rows: Iterable[Mapping[str, object] | CsvRow]) -> bytes:
+def as_csv(rows: Iterable[Mapping[str, object]]) -> bytes:
     """Return CSV with the columns of all rows in order of appearance; None becomes an empty cell."""
-    dicts = [_cells(row) if isinstance(row, CsvRow) else row for row in rows]
+    dicts = list(rows)
     columns = dict.fromkeys(itertools.chain.from_iterable(dicts))
     return csv_bytes(columns, ([row.get(column, "") for column in columns] for row in dicts))
 
@@ -324,10 +320,6 @@ def csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes
         writer.writerows(rows)
         text.flush()
         return content.getvalue()
-
-
-def _cells(row: CsvRow) -> dict[str, object]:
-    return {name: value for name, value in row.model_dump().items() if name != "relay_of" or value is not None}
 
 
 def read_csv(path: Path, schema: type[_Row]) -> Iterator[tuple[_Row, Collection[str]]]:
@@ -360,14 +352,10 @@ def misfit(path: Path, error: ValidationError, line: str = "") -> InputError:
     errors = error.errors()
     place = ".".join(map(str, errors[0]["loc"]))
     if all(one["type"] == "missing" for one in errors):
-        return _run_again(path, f"written by an earlier version, or damaged: {line}{place} is missing")
+        return damaged(path, f"{line}{place} is missing", "written by an earlier version, or damaged")
     return damaged(path, line + (f"{place}: " if place else "") + errors[0]["msg"])
 
 
-def damaged(path: Path, found: str) -> InputError:
+def damaged(path: Path, found: str, how: str = "damaged") -> InputError:
     """Return the error for a file of a run folder that differs from what `run` has written."""
-    return _run_again(path, f"damaged: {found}")
-
-
-def _run_again(path: Path, found: str) -> InputError:
-    return InputError(found, where=path, hint="Run the files again to make a new run folder.")
+    return InputError(f"{how}: {found}", where=path, hint="Run the files again to make a new run folder.")

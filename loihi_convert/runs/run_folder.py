@@ -29,22 +29,22 @@ from loihi_convert.runs.columns import (
     POTENTIAL,
     ChannelFiringRate,
     ChannelThreshold,
-    CsvRow,
     FileResults,
     ImageFacts,
     Prediction,
+    Row,
     accuracy_rows,
     as_csv,
     blocks_as_csv,
     damaged,
     early_exit_rows,
     energy_rows,
-    firing_rates,
+    firing_rate_rows,
     misfit,
     prediction_rows,
     read_csv,
     regression_rows,
-    thresholds,
+    threshold_rows,
 )
 
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
@@ -77,7 +77,7 @@ def write_run(
         require_class_names(run.name, run.network, known.classes)
     contents = _contents(runs, known)
     contents[MANIFEST] = _json(dict(manifest)).encode()
-    _make_folder(folder, [])
+    _make_folder(folder)
     # Another run may have begun in the empty folder.
     require_new_or_empty(folder)
     try:
@@ -91,13 +91,13 @@ def write_run(
     return tuple(folder / name for name in contents)
 
 
-_TABLES: Final[dict[str, Callable[[FileResults], Iterable[Mapping[str, object] | CsvRow]]]] = {
+_TABLES: Final[dict[str, Callable[[FileResults], Iterator[Row]]]] = {
     "accuracy.csv": accuracy_rows,
     "regression.csv": regression_rows,
     "early_exit.csv": early_exit_rows,
     "energy.csv": energy_rows,
-    "firing_rates.csv": firing_rates,
-    "thresholds.csv": thresholds,
+    "firing_rates.csv": firing_rate_rows,
+    "thresholds.csv": threshold_rows,
 }
 
 
@@ -159,18 +159,17 @@ def run_folder(output: str | Path | None, name: str) -> Iterator[Path]:
     InputError
         If ``output`` is not empty, or the folder cannot be created or written.
     """
-    made: list[Path] = []
+    if output is None:
+        folder, made = _make_dated(RUNS / dated_name(name))
+    else:
+        folder = Path(output)
+        require_new_or_empty(folder)
+        made = _make_folder(folder)
     try:
-        if output is None:
-            folder = _make_dated(RUNS / dated_name(name), made)
-        else:
-            folder = Path(output)
-            require_new_or_empty(folder)
-            _make_folder(folder, made)
         require_writable(folder / MANIFEST)
         yield folder
     except BaseException:
-        for path in reversed(made):
+        for path in made:
             with contextlib.suppress(OSError):
                 path.rmdir()
         raise
@@ -187,33 +186,25 @@ def _json(value: object) -> str:
     return _SURROGATES.sub(lambda found: f"\\\\u{ord(found[0]):04x}", text)
 
 
-def _make_dated(first: Path, made: list[Path]) -> Path:
-    """Create and return ``first``, or ``first-2``, ``first-3``, ... if it already exists."""
-    _make_folder(first.parent, made)
+def _make_dated(first: Path) -> tuple[Path, list[Path]]:
+    """Create ``first``, or ``first-2``, ``first-3``, ... if it exists, also at this moment; return it as well."""
     for count in itertools.count(1):
         folder = first if count == 1 else first.with_name(f"{first.name}-{count}")
-        try:
-            folder.mkdir()
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise cannot_create(folder, error, "output") from error
-        break
-    made.append(folder)
-    return folder
+        with contextlib.suppress(FileExistsError):
+            return folder, _make_folder(folder, exist_ok=False)
+    raise AssertionError
 
 
-def _make_folder(folder: Path, made: list[Path]) -> None:
-    """Create ``folder`` and missing parents, and append each to ``made``, the outermost first."""
+def _make_folder(folder: Path, *, exist_ok: bool = True) -> list[Path]:
+    """Create ``folder`` and missing parents; return those that were missing, the innermost first."""
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        for path in reversed([path for path in (folder, *folder.parents) if not path.exists()]):
-            # Another run may create the same parent.
-            with contextlib.suppress(FileExistsError):
-                path.mkdir()
-                made.append(path)
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=exist_ok)
     except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
         raise cannot_create(folder, error, "output") from error
+    return missing
 
 
 VERSIONED_PACKAGES: Final = ("loihi-convert", "torch", "numpy", "lava-nc", "lava-dl")
@@ -442,13 +433,12 @@ def _require_equal_channels(
     sizes = {(name, layer.name): layer for name, evaluation in evaluations.items() for layer in evaluation.layers}
     known: dict[tuple[str, str], list[bool]] = {}
     for (file, layer, timesteps), rows in every:
-        path = folder / ("thresholds.csv" if timesteps is None else "firing_rates.csv")
         size, is_relay = sizes[file, layer], [row.relay_of is not None for row in rows]
-        place = f"{layer} of {file}{'' if timesteps is None else f' at T = {timesteps}'}"
-        if is_relay != known.setdefault((file, layer), is_relay):
+        has_share = sum(is_relay) * size.neuron_count == size.relay_neuron_count * len(rows)
+        if is_relay != known.setdefault((file, layer), is_relay) or not has_share:
+            path = folder / ("thresholds.csv" if timesteps is None else "firing_rates.csv")
+            place = f"{layer} of {file}{'' if timesteps is None else f' at T = {timesteps}'}"
             raise damaged(path, f"{place} has other channels or relays than elsewhere")
-        if sum(is_relay) * size.neuron_count != size.relay_neuron_count * len(rows):
-            raise damaged(path, f"{place} has {sum(is_relay)} relays of {len(rows)} channels, unlike result.json")
 
 
 def _confusions(path: Path, evaluations: Mapping[str, Evaluation], manifest: Manifest) -> dict[str, Confusion]:

@@ -5,13 +5,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from benchmark_tables import machine, publish, spread
+from benchmark_tables import machine, spread
 from simulators import PEERS, REF, Peer
 from simulators.process import Worker
 from simulators.worker import Request
@@ -57,10 +56,7 @@ class Row:
 def measure_peers(options: argparse.Namespace) -> None:
     """Print the speed of each program, and whether it gives the same classes and potentials as `ref`."""
     title, rows = timed_peers(options)
-    title = f"{title}, {options.repeats} repeats"
-    publish(
-        options.output, "peers", f"{title}\n\n{peers_report(rows)}\n{machine(options.threads)}", _peer_records(rows)
-    )
+    print(f"{title}, {options.repeats} repeats\n\n{peers_report(rows)}\n{machine(options.threads)}")
     if options.at_least is not None:
         require_ratio(rows, options.at_least)
 
@@ -197,22 +193,3 @@ def peers_report(rows: Sequence[Row]) -> str:
         shares = [100 * own / most for own, most in zip(reference.rates, limit.rates, strict=False)]
         lines.append(f"\n`ref` reaches {spread(shares)} % of the limit given by {limit.peer.limit}.")
     return "\n".join(lines) + "\n"
-
-
-def _peer_records(rows: Iterable[Row]) -> list[dict[str, Any]]:
-    return [
-        {
-            "peer": row.peer.name,
-            "versions": " ".join(f"{name}={version}" for name, version in row.versions.items()),
-            "choice": row.choice,
-            "images": row.image_count,
-            "repeat": number,
-            "seconds": seconds,
-            "peak_mib": row.peak_bytes / 2**20,
-            "same_class": row.same_class,
-            "equal_potentials": row.equal_potentials,
-            "failure": row.failure,
-        }
-        for row in rows
-        for number, seconds in enumerate(row.seconds or [None])
-    ]

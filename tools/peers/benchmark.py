@@ -38,9 +38,9 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """Return the options on the command line, or ``arguments``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(required=True, metavar="{peers,cost}")
-    for name, measure, images, help_text in (
-        ("peers", measure_peers, 1000, "beside other simulators"),
-        ("cost", measure_cost, 1000, "time and memory of ref"),
+    for name, measure, help_text in (
+        ("peers", measure_peers, "beside other simulators"),
+        ("cost", measure_cost, "time and memory of ref"),
     ):
         verb = verbs.add_parser(name, help=help_text)
         verb.set_defaults(measure=measure)
@@ -50,11 +50,10 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         shape = "of noise, as --arch gets; default: 3,224,224"
         verb.add_argument("--input-shape", type=_shape, default=(3, 224, 224), help=shape)
         verb.add_argument("--data-root", type=Path, default=default_root(), help="default: %(default)s")
-        verb.add_argument("--images", type=int, default=images, help="test images; default: %(default)s")
+        verb.add_argument("--images", type=int, default=1000, help="test images; default: %(default)s")
         verb.add_argument("--repeats", type=int, default=5, help="default: %(default)s")
         verb.add_argument("--threads", type=int, default=torch.get_num_threads(), help="default: %(default)s")
         verb.add_argument("--patience", type=float, default=1800, help="seconds for one answer; default: %(default)s")
-        verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
         verb.add_argument("--arch", metavar="MODULE:FACTORY", help="or your own CNN, with random weights")
         if name == "peers":
             verb.add_argument("-T", "--timesteps", type=int, help="default: what the file is balanced for, or 8")
@@ -65,6 +64,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
             names = ",".join(peer.module for peer in PEERS)
             verb.add_argument("--only", default=names, help="a selection from %(default)s; ref is always included")
         else:
+            verb.add_argument("-o", "--output", type=Path, metavar="FOLDER", help="write tables as .md and .csv there")
             steps = "where T does not vary; default: 8, or the largest that the file allows"
             verb.add_argument("-T", "--timesteps", type=int, help=steps)
             for curve, default, values in (
@@ -72,7 +72,7 @@ def read_options(arguments: Sequence[str] | None = None) -> argparse.Namespace:
                 ("images", (10, 100, 1000, 10_000), "numbers of images"),
                 ("widths", (8, 16, 32, 64, 128), "c of networks c5-2ap-(2c)5-2ap-classes with random weights"),
                 ("depths", (1, 2, 4, 8, 16), f"numbers of convolutions {DEPTH_CHANNELS}c3 before 2ap-classes"),
-                ("threads", _some_cores(), "numbers of threads"),
+                ("threads", (1, len(os.sched_getaffinity(0))), "numbers of threads"),
             ):
                 shown = f"{values}; default: {','.join(map(str, default))}"
                 verb.add_argument(f"--sweep-{curve}", type=_numbers, default=default, help=shown)
@@ -87,12 +87,6 @@ def _shape(text: str) -> tuple[int, ...]:
     if len(shape) != 3:
         raise argparse.ArgumentTypeError(f"{text}: must be channels, height, width, as in 3,224,224")
     return shape
-
-
-def _some_cores() -> tuple[int, ...]:
-    """Return 1, 2, 4 and so on, and the number of cores."""
-    most = len(os.sched_getaffinity(0))
-    return (*(count for power in range(most.bit_length()) if (count := 2**power) < most), most)
 
 
 def _numbers(text: str) -> tuple[int, ...]:

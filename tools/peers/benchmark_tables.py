@@ -10,15 +10,12 @@ import os
 import platform
 import statistics
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
-
-from loihi_convert.ground.files import write_atomically
-from loihi_convert.runs.columns import as_csv
 
 
 def spread(values: Sequence[float]) -> str:
@@ -75,13 +72,3 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
     with path.open(newline="") as source:
         return list(csv.DictReader(source))
-
-
-def publish(folder: Path | None, name: str, report: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """Print ``report``; with ``folder``, also write it and its ``records`` there, as ``name``.md and .csv."""
-    print(report)
-    if folder is None:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / f"{name}.md", f"{report}\n".encode())
-    write_atomically(folder / f"{name}.csv", as_csv(records))

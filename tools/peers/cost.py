@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 import torch
-from benchmark_tables import machine, publish, spread
+from benchmark_tables import machine, spread
 from simulators import PEERS, REF
 from simulators.process import Worker
 from subject import NETWORKS, NOISE, Subject, export_untrained, request_for, subject
@@ -24,7 +24,9 @@ from loihi_convert.data import load_data
 from loihi_convert.data.dataset import DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.report.table import markdown_table
+from loihi_convert.runs.columns import as_csv
 
 DEPTH_CHANNELS: Final = 32
 """Channels of each layer of the networks of several depths."""
@@ -93,7 +95,12 @@ def measure_cost(options: argparse.Namespace) -> None:
         "Numbers are median (minimum..maximum). Memory is that of the whole process, which holds "
         f"{spread(idle)} MiB before it reads the network: Python, torch and the images."
     )
-    publish(options.output, "cost", "\n\n".join((what, *tables, rest, machine(options.threads))), records)
+    report = "\n\n".join((what, *tables, rest, machine(options.threads)))
+    print(report)
+    if options.output is not None:
+        options.output.mkdir(parents=True, exist_ok=True)
+        write_atomically(options.output / "cost.md", f"{report}\n".encode())
+        write_atomically(options.output / "cost.csv", as_csv(records))
 
 
 def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> Iterator[Setting]:
@@ -119,7 +126,9 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
     if options.arch is not None or options.data == NOISE:
         log("networks of several widths and depths: left out; they need a data set")
         return
-    splits = load_data(options.data or _data_of(options, chosen), options.data_root)
+    recorded = chosen.network.provenance.get("model", {})
+    data = options.data or (NETWORKS[options.network] if options.network else str(recorded["data"]))
+    splits = load_data(data, options.data_root)
     for value in options.sweep_widths:
         path = temporary / f"width-{value}.net"
         export_untrained(two_convolutions(value, splits), splits, steps, path)
@@ -128,11 +137,6 @@ def _settings(options: argparse.Namespace, chosen: Subject, temporary: Path) -> 
         path = temporary / f"depth-{value}.net"
         export_untrained(convolutions(value, splits), splits, steps, path)
         yield Setting(f"depth n of n x {DEPTH_CHANNELS}c3-2ap-classes", value, path, some, steps)
-
-
-def _data_of(options: argparse.Namespace, chosen: Subject) -> str:
-    recorded = chosen.network.provenance.get("model", {})
-    return NETWORKS[options.network] if options.network else str(recorded["data"])
 
 
 def two_convolutions(width: int, splits: DataSplits) -> nn.Module:

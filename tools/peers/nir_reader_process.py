@@ -191,20 +191,12 @@ def ran(reader: str, path: str) -> dict[str, str]:
     return answer
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in _NAMED:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     line = os.fdopen(os.dup(1), "w")
     # Libraries print to stdout.
     os.dup2(2, 1)
     reader, *paths = sys.argv[1:]
-    print(json.dumps({"versions": _versions(), "files": [ran(reader, path) for path in paths]}), file=line)
+    installed = {one.name: one.version for one in importlib.metadata.distributions()}
+    versions = {name: installed[name] for name in _NAMED if name in installed}
+    print(json.dumps({"versions": versions, "files": [ran(reader, path) for path in paths]}), file=line)

@@ -169,11 +169,6 @@ def answered(reader: Reader, paths: Sequence[Path], folder: Path) -> Mapping[str
     return answer
 
 
-def _spikes(name: str) -> bool:
-    """Whether a node of `nir.write` has a layer's spikes as outputs."""
-    return name.endswith(("_spikes", "_neurons"))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--images", type=int, default=100, help="test images; default: %(default)s")
@@ -189,7 +184,9 @@ def main() -> None:
         folder = Path(temporary)
         made = list(files(folder, options.timesteps, splits.calibration_images()[: options.calibration]))
         for file in made:
-            spiking = [name for name in nir.to_graph(file.network, hard_reset=file.is_if).nodes if _spikes(name)]
+            nodes = nir.to_graph(file.network, hard_reset=file.is_if).nodes
+            # The nodes that have a layer's spikes as outputs.
+            spiking = [name for name in nodes if name.endswith(("_spikes", "_neurons"))]
             inputs = {"images": file.network.pixels(images).astype(np.float32), "timesteps": options.timesteps}
             np.savez(file.path.with_suffix(".npz"), **inputs, names=spiking)
         for reader in READERS:
