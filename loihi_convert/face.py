@@ -388,7 +388,7 @@ class Converted:
         require_classification(self.network)
         data, steps = self._dataset(images, labels), self._steps(timesteps)
         chosen = chosen_device(device)
-        return diagnose(self.network, self.source, data, steps, doubt=self._doubt(), device=chosen, bars=progress_bar)
+        return diagnose(self.network, self.source, data, steps, doubt=self._doubt(), device=chosen)
 
     def _doubt(self) -> str:
         """The reason to doubt that a loaded file was made from ``source``."""
@@ -556,7 +556,6 @@ def convert(
         quantization,
         skip_copies=skip_copies,
         device=chosen_device(device),
-        bars=progress_bar,
     )
     measure, found = measure_of(source.network.task), done.agreement
     if measure.falls_short(found, replace(found, agreement=_LEAST_AGREEMENT)):

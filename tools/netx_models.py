@@ -532,7 +532,7 @@ def _sim(one: Exported, count: int, splits: DataSplits) -> dict[str, Any]:
             part = splits.test[:count]
             # Raises an error if any potential differs.
             options = RunOptions((one.candidate.timesteps,))
-            ran = running.run(one.path, part, lava, options, bars=progress_bar)
+            ran = running.run(one.path, part, lava, options)
             right = int((ran.result.predictions[:, -1] == part.known_labels).sum())
             return {"images": len(part), "equal_to_ref": ran.equal_to_reference, "correct": right}
 

@@ -34,6 +34,7 @@ from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.errors import LoihiConvertError, PlatformError, first_line, rendered
 from loihi_convert.ground.dependencies import installed_version
 from loihi_convert.ground.devices import on_usable_cores
+from loihi_convert.ground.progress import quiet
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -374,7 +375,7 @@ def _call(
 ) -> tuple[str, Any]:
     """Compute an item in a worker; return the worker's address, and the result."""
     require_versions(versions)
-    with _COMPUTING:
+    with _COMPUTING, quiet():
         return get_worker().address, function(_unpacked(shared.content), item)
 
 
@@ -384,7 +385,7 @@ def _outcome(versions: Mapping[str, str], one: Computation[Any], *needed: Outcom
         require_versions(versions)
     except PlatformError as error:
         return Outcome(error=rendered(error), is_final=False)
-    with _COMPUTING:
+    with _COMPUTING, quiet():
         return outcome_of(one, needed)
 
 

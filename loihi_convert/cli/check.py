@@ -63,7 +63,6 @@ def check(
     """
     file = file_of(file)
     from loihi_convert.ground.devices import chosen_device
-    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import checking
 
     shape = _input_shape(file, cnn, images)
@@ -78,7 +77,6 @@ def check(
         chips=chips,
         compare=compare,
         device="cpu" if known is None else chosen_device(device),
-        bars=progress_bar,
     )
     if as_json:
         say_json(checked_json(checked))

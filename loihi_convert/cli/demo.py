@@ -65,15 +65,13 @@ def demo(
     log(trained_sentence(model, trained))
     log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
     images = splits.calibration_images()
-    exported = exporting.export(model, None, (timesteps,), images, overwrite=True, bars=progress_bar)
+    exported = exporting.export(model, None, (timesteps,), images, overwrite=True)
     log(f"wrote {exported[0].path}")
     log("3/3  run it on " + ("Lava's CPU simulator" if backend == "sim" else "ref, the exact integers of Loihi"))
     runner = open_backend(backend, lava)
     opened = [open_file(exported[0].path)]
     folder = output / RUNS / dated_name(f"{model.stem}-{backend}")
-    done = running.run_into_folder(
-        folder, opened, runner, splits, splits.test, command_line=sys.argv, bars=progress_bar
-    )
+    done = running.run_into_folder(folder, opened, runner, splits, splits.test, command_line=sys.argv)
     picture = write_figure([done.folder], output / "accuracy.png", overwrite=True)
     scene = RunScene(splits.name, backend, time.monotonic() - started)
     steps = _next_steps(picture, done.folder, exported[0].path, model)

@@ -72,7 +72,6 @@ def diagnose(
             raise UsageError("given, but no images run on Lava", where=name, expected="needs `sim`")
     from loihi_convert import netx
     from loihi_convert.ground.devices import chosen_device
-    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import diagnosing
     from loihi_convert.pipeline.opening import OpenedFile, doubt
     from loihi_convert.reading.source import reopen_source
@@ -98,11 +97,10 @@ def diagnose(
         data=splits.name,
         fingerprint=splits.test.fingerprint,
         device=chosen,
-        bars=progress_bar,
     )
     if sim:
         runner = open_backend("sim", lava)
-        equal = diagnosing.images_equal_on_lava(opened, known[:sim], steps, runner, device=chosen, bars=progress_bar)
+        equal = diagnosing.images_equal_on_lava(opened, known[:sim], steps, runner, device=chosen)
         done = replace(done, equal_on_lava=equal)
     if done.equal_on_lava:
         log(f"Lava: every layer of the first {done.equal_on_lava} images equal to ref at every step, error 0")

@@ -147,7 +147,6 @@ def export(
     is_poisson = (balancing.input_coding or published_neurons(balancing.method)[1]) == "poisson"
     if balancing.poisson_seed is not None and not is_poisson:
         raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
-    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import exporting
     from loihi_convert.pipeline.converting import require_convertible
     from loihi_convert.pipeline.formats import require_file_format
@@ -172,9 +171,7 @@ def export(
     following = _next_facts(paths, splits, images, ctx.params)
     calibrated_on = splits.calibration_images(calibration)
     if spikes == "graded":
-        item = exporting.export_graded(
-            source, paths[0], calibrated_on, overwrite=overwrite, verify=verify, bars=progress_bar
-        )
+        item = exporting.export_graded(source, paths[0], calibrated_on, overwrite=overwrite, verify=verify)
         if as_json:
             layers = [asdict(layer) for layer in item.layers]
             more = {"spikes": "graded", "spike_exp": item.network.spike_exp, "layers": layers}
@@ -199,7 +196,6 @@ def export(
             verify=verify,
             file_format=file_format,
             allow_hard_reset=allow_hard_reset,
-            bars=progress_bar,
         )
     if bundle is not None:
         shown = splits.test.images[: exporting.BUNDLED_IMAGES]

@@ -52,7 +52,6 @@ def reproduce(
     if what != _ALL:
         _require_effect(ctx, exhibits[0], asked)
     from loihi_convert.ground.devices import chosen_device
-    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.paper import plan
 
     # Several processes on one GPU would not be faster.
@@ -65,7 +64,6 @@ def reproduce(
         lambda most: place.opened(most, asked.output),
         device=place.device(device),
         tell=log,
-        bars=progress_bar,
     )
     _say(done, as_json=as_json)
     if failed:

@@ -102,7 +102,6 @@ def run(
     from loihi_convert import external
     from loihi_convert.backends.loihi2.board import require_extension
     from loihi_convert.cli.run_output import RunScene, say_run
-    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.ir.quantized import QuantizedNetwork
     from loihi_convert.pipeline.opening import open_file
     from loihi_convert.pipeline.running import run_into_folder
@@ -149,7 +148,6 @@ def run(
             workers=workers,
             command_line=sys.argv,
             unwritten=say,
-            bars=progress_bar,
         )
     say(done)
 

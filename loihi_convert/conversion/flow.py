@@ -33,7 +33,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.scales import is_proven
 from loihi_convert.ground.arrays import Array, signed_bits
 from loihi_convert.ground.choices import Target
-from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress, no_progress_bar
+from loihi_convert.ground.progress import Progress, no_progress, progress_bar
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, is_relay, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
@@ -249,7 +249,6 @@ def to_integers(
     quantize_options: QuantizeOptions = QuantizeOptions(),
     *,
     device: str = "cpu",
-    bars: ProgressFactory = no_progress_bar,
 ) -> Conversion:
     """Return ``cnn`` in Loihi's integers, balanced for ``timesteps`` steps.
 
@@ -265,16 +264,14 @@ def to_integers(
         See `BalanceOptions` and `QuantizeOptions`.
     device
         Where to simulate: ``"cpu"`` or another torch device.
-    bars
-        Opens a progress bar for each stage.
     """
     require_timesteps((timesteps,))
 
     def made(chosen: BalanceOptions) -> _Made:
         """Balance, correct, quantize and measure."""
-        with bars(f"T = {timesteps}: balancing thresholds") as progress:
+        with progress_bar(f"T = {timesteps}: balancing thresholds") as progress:
             spiking = balance(cnn, images, timesteps, chosen, device=device, progress=progress)
-        with bars(f"T = {timesteps}: quantizing") as progress:
+        with progress_bar(f"T = {timesteps}: quantizing") as progress:
             quantized = quantize(spiking, images, quantize_options, device=device, progress=progress)
         agreement = measured_agreement(cnn, quantized, trial_images(images, timesteps), device=device)
         return _Made(spiking, quantized, agreement)
@@ -283,7 +280,7 @@ def to_integers(
     trials: tuple[Trial, ...] = ()
     choice: tuple[str, ...] = ()
     if balance_options.method == AUTO:
-        with bars(f"T = {timesteps}: choosing the balancing method") as progress:
+        with progress_bar(f"T = {timesteps}: choosing the balancing method") as progress:
             trials = choose_method(
                 cnn, images, timesteps, balance_options, quantize_options, device=device, progress=progress
             )
@@ -295,7 +292,7 @@ def to_integers(
     quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
     # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
     counted = images if quantized.is_circuit else trial_images(images, timesteps)
-    with bars(f"T = {timesteps}: counting clipped potentials") as progress:
+    with progress_bar(f"T = {timesteps}: counting clipped potentials") as progress:
         report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
     compared = np.asarray(images[:COMPARED_IMAGES])
     share = rounded_share(measure, spiking, quantized, compared, device=device)
@@ -405,7 +402,6 @@ def choose_copies(
     *,
     copies: Sequence[int] = COPIES,
     device: str = "cpu",
-    bars: ProgressFactory = no_progress_bar,
 ) -> tuple[CopiesTrial, ...]:
     """Return the trials of several numbers of copies, with the chosen one first.
 
@@ -415,7 +411,7 @@ def choose_copies(
         Returns the CNN with the given number of relays per skip, like ``to_relu_network(model, skip_copies=r)``.
     images
         Calibration images, uint8 ``(N, C, H, W)``; one part balances and quantizes, another tests, as in `choice`.
-    timesteps, options, quantize_options, device, bars
+    timesteps, options, quantize_options, device
         As in `flow.to_integers`; ``auto`` chooses once, with the first number of copies.
     copies
         The numbers of copies to try, the smallest first.
@@ -427,7 +423,7 @@ def choose_copies(
     """
     first = variant(copies[0])
     if options.method == AUTO:
-        with bars(f"T = {timesteps}: choosing the balancing method") as progress:
+        with progress_bar(f"T = {timesteps}: choosing the balancing method") as progress:
             best, *_ = choose_method(
                 first, images, timesteps, options, quantize_options, device=device, progress=progress
             )
@@ -438,7 +434,7 @@ def choose_copies(
     tried: list[tuple[CopiesTrial, Array]] = []
     for count in copies:
         network = variant(count) if tried else first
-        with bars(f"T = {timesteps}: {count} relays per skip") as progress:
+        with progress_bar(f"T = {timesteps}: {count} relays per skip") as progress:
             spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
             quantized = quantize(spiking, balancing, quantize_options, device=device)
         found = quantized.real_outputs(last_outputs(quantized, trying, timesteps, device=device), timesteps)

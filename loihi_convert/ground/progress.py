@@ -5,7 +5,8 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Final
 
 from loihi_convert.errors import escape_control
@@ -13,8 +14,7 @@ from loihi_convert.errors import escape_control
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` with 0 <= done <= total, in any unit."""
 
-ProgressFactory = Callable[[str], AbstractContextManager[Progress]]
-"""Opens a `Progress` for one stage of a longer flow, given its name: `progress_bar` or `no_progress_bar`."""
+_IS_QUIET: Final = ContextVar("is_quiet", default=False)
 
 LINE_SECONDS: Final = 30.0
 """Seconds between two lines where stderr is not a terminal."""
@@ -28,14 +28,30 @@ def no_progress(done: int, total: int) -> None:
 
 
 @contextmanager
-def no_progress_bar(description: str) -> Iterator[Progress]:
-    """Show nothing."""
-    yield no_progress
+def quiet() -> Iterator[None]:
+    """Show no `progress_bar` of what is computed here: that of the whole work shows it."""
+    before = _IS_QUIET.set(True)
+    try:
+        yield
+    finally:
+        _IS_QUIET.reset(before)
 
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr, and remove it at the end; without a terminal, a line every `LINE_SECONDS`."""
+    """Show a progress bar on stderr, and remove it at the end; without a terminal, a line every `LINE_SECONDS`.
+
+    Within another one it shows nothing.
+    """
+    if _IS_QUIET.get():
+        yield no_progress
+        return
+    with quiet(), _shown(description) as progress:
+        yield progress
+
+
+@contextmanager
+def _shown(description: str) -> Iterator[Progress]:
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

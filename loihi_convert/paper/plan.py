@@ -13,7 +13,7 @@ from loihi_convert.batch.computation import Computation, Outcome, Store, compute
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import Width
 from loihi_convert.ground.files import make_folder, write_atomically
-from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.paper.figures import MeasuredChannels, accuracy_charts, channel_charts
 from loihi_convert.paper.measurements import Accuracy, BalancedRow, Best, Choosing, CnnAccuracy, Rates
 from loihi_convert.paper.networks import opened_networks, tuned_networks
@@ -290,7 +290,6 @@ def reproduce(
     *,
     device: str = "cpu",
     tell: Tell = lambda sentence: None,
-    bars: ProgressFactory = no_progress_bar,
 ) -> tuple[list[Reproduced], int]:
     """Measure all missing results, those of all tables and figures together, and write each table and figure.
 
@@ -305,7 +304,7 @@ def reproduce(
             tell(f"{one}: {_found(one, outcome)}{f' ({state})' if state else ''}")
 
         name = str(plan.parts[0].exhibit) if len(plan.parts) == 1 else "reproduce"
-        with opened(len(left)) as workers, bars(name) as progress:
+        with opened(len(left)) as workers, progress_bar(name) as progress:
             plan.failed = compute_missing(plan.computations, plan.store, workers, told=told, progress=progress)
     return [_written(plan, part, options.output, options.width) for part in plan.parts], len(plan.failed)
 

@@ -33,7 +33,7 @@ from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.files import is_nir, kind_of, require_no_pipe, require_there
 from loihi_convert.ground.normalization import Normalization
-from loihi_convert.ground.progress import Progress, ProgressFactory, no_progress_bar
+from loihi_convert.ground.progress import Progress, progress_bar
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -209,7 +209,6 @@ def check(
     chips: int = 1,
     compare: bool = False,
     device: str = "cpu",
-    bars: ProgressFactory = no_progress_bar,
 ) -> CheckReport:
     """Return all findings on ``loaded`` for a target platform, the most severe first.
 
@@ -254,7 +253,7 @@ def check(
         # Do not simulate beyond the largest safe T of a file.
         if exported is None or steps is None or steps <= exported.max_timesteps:
             image_count = len(images)
-            with bars(f"{loaded.path.name}: measuring channel activity") as progress:
+            with progress_bar(f"{loaded.path.name}: measuring channel activity") as progress:
                 found += _activity_findings(loaded, images, steps, target, device, progress)
             if exported is not None and steps is not None:
                 by_lava_dl = lava_dl(exported, images, steps, labels=labels, device=device)

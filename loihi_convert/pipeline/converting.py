@@ -19,7 +19,6 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, UsageError, first_line
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
-from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
 from loihi_convert.ir.network import ReluNetwork, layer_words, relay_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.reading.source import Source
@@ -139,7 +138,6 @@ def converted(
     *,
     skip_copies: int | None = None,
     device: str = "cpu",
-    bars: ProgressFactory = no_progress_bar,
 ) -> Conversion:
     """Return ``source`` in Loihi's integers, with the CNN recorded in its provenance.
 
@@ -147,7 +145,7 @@ def converted(
     ----------
     source
         The CNN.
-    images, timesteps, balance_options, quantize_options, device, bars
+    images, timesteps, balance_options, quantize_options, device
         As in `to_integers`.
     skip_copies
         Relays that carry each value of a skip connection, 1..8; ``None``: as few of `COPIES` as the agreement with the
@@ -165,11 +163,10 @@ def converted(
             quantize_options,
             copies=copies_that_fit(source, quantize_options, may_correct=balance_options.may_correct),
             device=device,
-            bars=bars,
         )
         skip_copies, notes = trials[0].copies, (*notes, *_copies_notes(trials))
     chosen = source.with_skip_copies(skip_copies or 1)
-    done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device, bars=bars)
+    done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device)
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))
     # The readout may be split: the network is what will be written.
     cores = core_notes(done.quantized, quantize_options)

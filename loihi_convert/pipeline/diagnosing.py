@@ -9,7 +9,7 @@ from typing import Final
 from loihi_convert.backends.backend import Backend
 from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset
-from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
@@ -82,7 +82,6 @@ def diagnose(
     data: str | None = None,
     fingerprint: str | None = None,
     device: str = "cpu",
-    bars: ProgressFactory = no_progress_bar,
 ) -> DiagnosisReport:
     """Return where accuracy is lost between the CNN ``source`` and ``network``.
 
@@ -106,7 +105,7 @@ def diagnose(
     own = own_accuracy(source, images, "images", data=data)
     warned = (own.warning,) if own is not None and own.warning else ()
     described = "from the CNN to the integers" if file is None else f"{file.path.name}: from the CNN to the file"
-    with bars(described) as progress:
+    with progress_bar(described) as progress:
         found = diagnose_network(
             source.network,
             float_network(network, source.network),
@@ -123,10 +122,8 @@ def diagnose(
     return DiagnosisReport(None if file is None else file.path, found, advised, (*warned, *notes), doubt)
 
 
-def images_equal_on_lava(
-    file: OpenedFile, images: Dataset, timesteps: int, lava: Backend, *, device: str, bars: ProgressFactory
-) -> int:
+def images_equal_on_lava(file: OpenedFile, images: Dataset, timesteps: int, lava: Backend, *, device: str) -> int:
     """Run ``images`` on Lava's simulator, compare every layer with `ref`, and return their number."""
     with lava:
         options = RunOptions(timesteps=(timesteps,), trace=True, device=device)
-        return run(file, images, lava, options, bars=bars).equal_to_reference
+        return run(file, images, lava, options).equal_to_reference

@@ -32,7 +32,7 @@ from loihi_convert.ground.files import (
     require_writable,
     write_atomically,
 )
-from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -118,7 +118,6 @@ def export(
     verify: bool = True,
     file_format: FileFormat = "netx",
     allow_hard_reset: bool = False,
-    bars: ProgressFactory = no_progress_bar,
 ) -> tuple[ExportResult, ...]:
     """Write one file per T for the CNN ``model``; each is balanced, quantized and verified separately.
 
@@ -170,7 +169,7 @@ def export(
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
         made = converted(
-            source, images, steps, balance_options, quantize_options, skip_copies=skip_copies, device=device, bars=bars
+            source, images, steps, balance_options, quantize_options, skip_copies=skip_copies, device=device
         )
         network = made.quantized
         job = Job(made.report, some, allow_hard_reset, overwrite, verify, device)
@@ -224,7 +223,6 @@ def export_graded(
     *,
     overwrite: bool = False,
     verify: bool = True,
-    bars: ProgressFactory = no_progress_bar,
 ) -> GradedExport:
     """Write a netx file of graded spikes for the CNN ``source``.
 
@@ -252,7 +250,7 @@ def export_graded(
     calibration = np.asarray(calibration[:MOST])
     require_calibration(source.network, calibration)
     require_same_outputs(source, calibration[:COMPARED])
-    with bars(f"{output.name}: rounding") as progress:
+    with progress_bar(f"{output.name}: rounding") as progress:
         made = to_graded(source.network, calibration, progress=progress)
     record = {"headroom": HEADROOM, "calibration_images": len(calibration)}
     provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)

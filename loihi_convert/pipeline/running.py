@@ -24,7 +24,7 @@ from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.files import sha256
 from loihi_convert.ground.normalization import Normalization
-from loihi_convert.ground.progress import ProgressFactory, no_progress_bar
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import require_images
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -66,9 +66,7 @@ class ImagesRun:
     place: str
 
 
-def run_shard(
-    opened: OpenedFile, backend: Backend, options: RunOptions, shard: Shard, *, bars: ProgressFactory = no_progress_bar
-) -> ImagesRun:
+def run_shard(opened: OpenedFile, backend: Backend, options: RunOptions, shard: Shard) -> ImagesRun:
     """Run the images of ``shard`` on ``backend``, on `ref` to compare, and on the float networks.
 
     Raises
@@ -84,11 +82,11 @@ def run_shard(
     described, equal = f"{name}: running on {backend.name}", 0
     if backend.name == "ref":
         # Of the network in memory: the file may have been replaced since it was opened.
-        result = run_reference(opened, backend, options, shard, described, trace=options.trace, bars=bars)
+        result = run_reference(opened, backend, options, shard, described, trace=options.trace)
     else:
         _require_unchanged(opened)
         trace = options.trace
-        with bars(described) as progress:
+        with progress_bar(described) as progress:
             if isinstance(opened.network, GradedNetwork):
                 trace = True
                 result = backend.run_graded(
@@ -99,12 +97,12 @@ def run_shard(
                     opened.path, images, steps, trace=trace, first_image=shard.first, progress=progress
                 )
         described, equal = f"{name}: comparing with ref", len(images)
-        reference = run_reference(opened, backend, options, shard, described, trace=trace, bars=bars)
+        reference = run_reference(opened, backend, options, shard, described, trace=trace)
         result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
     cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images).reshape(len(images), -1)
     float_outputs = None
     if opened.spiking is not None and options.float_snn:
-        with bars(f"{name}: running the float SNN") as progress:
+        with progress_bar(f"{name}: running the float SNN") as progress:
             float_outputs = outputs(
                 opened.spiking, images, steps, device=options.device, first_image=shard.first, progress=progress
             )
@@ -129,12 +127,11 @@ def run_reference(
     description: str,
     *,
     trace: bool = False,
-    bars: ProgressFactory = no_progress_bar,
 ) -> RunResult:
     """Run ``shard`` on `ref` with the neurons of ``backend``."""
     network, images = opened.network, np.asarray(shard.images)
     steps = options.last_timestep(network.timesteps)
-    with bars(description) as progress:
+    with progress_bar(description) as progress:
         if isinstance(network, CubaNetwork):
             return run_cuba(network, images, steps, normalization=opened.normalization, progress=progress)
         if isinstance(network, GradedNetwork):
@@ -271,7 +268,6 @@ def run(
     *,
     held_out: HeldOut | None = None,
     workers: Workers | None = None,
-    bars: ProgressFactory = no_progress_bar,
 ) -> FileRun:
     """Run one netx file on ``images`` and compare it with the CNN and the float SNN.
 
@@ -298,8 +294,8 @@ def run(
     is_wanted = options.exit_tolerance is not None and options.last_timestep(network.timesteps) > 1
     choice = None
     if held_out is not None and is_wanted and opened.has_early_exit and network.task == "classification":
-        choice = _exit_choice(opened, held_out, backend, options, workers, bars=bars)
-    ran = _images_run(opened, images.images, backend, options, workers, bars=bars)
+        choice = _exit_choice(opened, held_out, backend, options, workers)
+    ran = _images_run(opened, images.images, backend, options, workers)
     evaluation = evaluate_images(
         ran.result,
         network,
@@ -350,8 +346,6 @@ def _images_run(
     backend: Backend,
     options: RunOptions,
     workers: Workers | None,
-    *,
-    bars: ProgressFactory,
 ) -> ImagesRun:
     """Run ``images`` in this process, or on ``workers``."""
     if workers is None:
@@ -361,9 +355,9 @@ def _images_run(
             if isinstance(images, StoredImages) and not options.stream
             else [Shard(0, images)]
         )
-        return joined_runs([run_shard(opened, backend, options, part, bars=bars) for part in parts])
+        return joined_runs([run_shard(opened, backend, options, part) for part in parts])
     work = file_work(opened, backend, options)
-    return joined_runs(_mapped(run_work, work, images, workers, f"running on {backend.name}", bars=bars))
+    return joined_runs(_mapped(run_work, work, images, workers, f"running on {backend.name}"))
 
 
 def _exit_choice(
@@ -372,17 +366,15 @@ def _exit_choice(
     backend: Backend,
     options: RunOptions,
     workers: Workers | None,
-    *,
-    bars: ProgressFactory,
 ) -> MarginChoice:
     """Choose the margin of early exit on held-out images."""
     described, images = "choosing when to exit early", held_out.images
     if workers is None:
         shard, where = Shard(0, images.images), f"{opened.path.name}: {described}"
-        others = run_reference(opened, backend, options, shard, where, bars=bars).outputs
+        others = run_reference(opened, backend, options, shard, where).outputs
     else:
         work = file_work(replace(opened, cnn=None, spiking=None), backend, options)
-        others = np.concatenate(_mapped(reference_work, work, images.images, workers, described, bars=bars))
+        others = np.concatenate(_mapped(reference_work, work, images.images, workers, described))
     tolerance = options.exit_tolerance
     assert tolerance is not None
     return choose_margin(others, images.labels, split=held_out.split, tolerance_points=tolerance)
@@ -394,11 +386,9 @@ def _mapped(
     images: Array,
     workers: Workers,
     description: str,
-    *,
-    bars: ProgressFactory,
 ) -> list[_Result]:
     """Return what ``function`` gives for each shard of ``images``, in order."""
-    with bars(f"{work.opened.path.name}: {description}") as progress:
+    with progress_bar(f"{work.opened.path.name}: {description}") as progress:
         return DividedImages(images, workers, work.options.device).map(function, work, progress=progress)
 
 
@@ -413,7 +403,6 @@ def run_into_folder(
     workers: Workers | None = None,
     command_line: Sequence[str] = (),
     unwritten: Callable[[RunFolder], None] | None = None,
-    bars: ProgressFactory = no_progress_bar,
 ) -> RunFolder:
     """Run netx files on ``images``, as in `run`, and write the results and their origin into a run folder.
 
@@ -447,7 +436,7 @@ def run_into_folder(
     with run_folder.run_folder(output, f"{files[0].path.stem}-{backend.name}") as folder:
         with backend:
             runs = tuple(
-                _noted(run(opened, images, backend, options, held_out=held_out, workers=workers, bars=bars), splits)
+                _noted(run(opened, images, backend, options, held_out=held_out, workers=workers), splits)
                 for opened in files
             )
         done = RunFolder(folder, (), runs)
