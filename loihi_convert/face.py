@@ -45,7 +45,7 @@ from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
-from loihi_convert.pipeline.formats import require_netx_name
+from loihi_convert.pipeline.exporting import require_netx_name
 from loihi_convert.pipeline.opening import doubt, notes_on_images, open_model, source_of
 from loihi_convert.reading.source import Source
 from loihi_convert.reading.users_code import named

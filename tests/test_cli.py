@@ -27,7 +27,6 @@ from torch import nn
 
 from loihi_convert import cli, netx
 from loihi_convert.backends import result
-from loihi_convert.cli.options import DataRequest
 from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import DataSplits, load_data
@@ -48,6 +47,7 @@ from loihi_convert.ground.files import sha256
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import exporting, golden_check
 from loihi_convert.pipeline.exporting import export_graded
+from loihi_convert.pipeline.options import DataRequest
 from loihi_convert.reading.source import Source
 from loihi_convert.runs import run_folder
 
@@ -283,13 +283,13 @@ def file(request: pytest.FixtureRequest, invoke: Invoke) -> Path:
 def test_the_manifest_has_the_digest_of_the_file_as_it_was_read(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, file: Path
 ) -> None:
-    load, expected = DataRequest.load, sha256(file)
+    load, expected = DataRequest.load_for, sha256(file)
 
     def replacing(*arguments: Any, **options: Any) -> DataSplits:
         file.write_bytes(b"")
         return load(*arguments, **options)
 
-    monkeypatch.setattr(DataRequest, "load", replacing)
+    monkeypatch.setattr(DataRequest, "load_for", replacing)
     assert invoke("run", file, "--data", "digits", "--images", 3, "-o", "here").code == 0
     assert json.loads(Path("here/manifest.json").read_text())["files"] == [{"name": file.name, "sha256": expected}]
 
@@ -1034,7 +1034,7 @@ def test_a_record_of_no_more_than_a_path_says_nothing_of_the_images(
     own_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     recorded = ModelRecord(data=str(own_images / "own.npz"))
-    DataRequest(None, None).load(Path("n.net"), recorded, (1, 8, 8))
+    DataRequest(None, None).load_for(Path("n.net"), recorded, (1, 8, 8))
     assert "was exported with" not in capsys.readouterr().err
 
 

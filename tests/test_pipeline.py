@@ -32,7 +32,7 @@ from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
 from loihi_convert.pipeline import exporting, formats, opening, running
 from loihi_convert.pipeline.opening import open_file
-from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.options import RunOptions, WriteOptions
 from loihi_convert.reading.source import Source
 
 TRACED = RunOptions(trace=True)
@@ -80,7 +80,7 @@ def test_an_existing_folder_takes_the_files(
     tmp_path: Path, output: str, timesteps: tuple[int, ...], names: list[str]
 ) -> None:
     (tmp_path / "folder").mkdir()
-    paths = exporting.output_paths(Path("elsewhere/model.pt"), tmp_path / output, timesteps)
+    paths = exporting.output_paths(Path("elsewhere/model.pt"), tmp_path / output, timesteps, WriteOptions())
     assert [str(path.relative_to(tmp_path)) for path in paths] == names
 
 
@@ -342,7 +342,11 @@ def test_a_file_that_computes_something_else_is_an_error(
         exporting.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50])
     assert not (tmp_path / "out.net").exists()
     exported = exporting.export(
-        folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50], verify=False, overwrite=True
+        folder / "model.pt",
+        tmp_path / "out.net",
+        (4,),
+        digits.calibration_images()[:50],
+        writing=WriteOptions(verify=False, overwrite=True),
     )
     assert exported[0].verified_images == 0
 

@@ -115,22 +115,15 @@ class Opened:
         return cnn_scores(self.source.compared, self.images.images)
 
 
-def open_network(
-    network: NetworkFile, choice: ImageChoice, *, tell: Callable[[str], None] = lambda sentence: None
-) -> Opened:
+def open_network(network: NetworkFile, choice: ImageChoice) -> Opened:
     """Return a CNN and its images, read now.
-
-    Parameters
-    ----------
-    tell
-        As in `open_cnn`.
 
     Raises
     ------
     UsageError, InputError
         As in `open_cnn`, or if the images do not suffice.
     """
-    source, splits = open_cnn(network, tell=tell)
+    source, splits = open_cnn(network)
     is_split = len(splits.validation) > 0
     images = splits.validation if choice.split == "validation" and is_split else splits.test
     count = len(images) if choice.image_count is None else choice.image_count
@@ -142,7 +135,7 @@ def open_network(
         model=checkpoint_sha256(network.model),
         network=source.network.digest,
         compared=source.compared.digest,
-        code=None if network.arch is None else _code_digest(network.arch),
+        code=None if network.cnn.arch is None else _code_digest(network.cnn.arch),
         calibration=arrays_digest((calibration,)),
         images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),
     )
@@ -174,15 +167,11 @@ class ConversionCell(Computation[CellResult]):
     @property
     def key(self) -> Mapping[str, Any]:
         """See `Computation.key`."""
-        network = asdict(self.network)
-        for name in ("model", "data", "data_root"):
-            del network[name]
-        # By these names, as earlier, so that finished cells are found.
-        network["mean"], network["std"] = network.pop("normalization") or (None, None)
+        # Not the places of the CNN and its images, of which the digests are known.
         return {
             "digests": asdict(self.digests),
             "split": self.images.split,
-            "network": network,
+            "network": {**asdict(self.network.cnn), "class_map": self.network.images.class_map},
             "setting": asdict(self.setting),
         }
 
@@ -361,7 +350,7 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
     settings = grid.settings
     found: dict[str, PlannedCell] = {}
     for network, name in zip(grid.networks, _names(grid.networks), strict=True):
-        opened = open_network(network, grid.images, tell=tell)
+        opened = open_network(network, grid.images)
         kind = f"{grid.images.split if opened.is_split else 'own'} images"
         # Not on test images, as its advice would be chosen on them.
         is_test = opened.is_split and grid.images.split == "test"

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from loihi_convert.cli.check import check
-from loihi_convert.cli.console import echo
+from loihi_convert.cli.console import echo, log_notes
 from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
 from loihi_convert.cli.export import export
@@ -81,6 +81,7 @@ def _options(ctx: typer.Context, version: Annotated[bool, _VERSION] = False) -> 
 
         echo(installed("loihi-convert"))
         raise typer.Exit
+    log_notes()
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -11,11 +11,12 @@ import typer
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_json, say_tables
-from loihi_convert.cli.options import CnnOptions, DataRequest, first_images, flags_of, recorded_data, validation_images
+from loihi_convert.cli.options import first_images, flags_of, validation_images
 from loihi_convert.errors import InputError, UsageError, first_few, rendered
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.options import Flag
 from loihi_convert.ground.ready_made import file_of
+from loihi_convert.pipeline.options import CnnOptions, DataRequest
 
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
@@ -104,7 +105,6 @@ def _images(
 ) -> tuple[Dataset | None, str]:
     """Return the first validation images (for a user's own data, any images). If there are none and the user did not
     request any, also a note on the checks that are skipped."""
-    from loihi_convert.data import load_data
     from loihi_convert.pipeline.checking import WITH_THRESHOLDS
 
     if candidate.network is None:
@@ -117,8 +117,7 @@ def _images(
     if count == 0:
         return None, ""
     try:
-        wanted = images.data or recorded_data(candidate.path, candidate.recorded)
-        splits = load_data(wanted, images.data_root, input_shape=candidate.network.input_shape)
+        splits = images.load_for(candidate.path, candidate.recorded, candidate.network.input_shape)
     except (InputError, UsageError) as error:
         if count is not None or images.data is not None:
             raise

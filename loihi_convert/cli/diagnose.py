@@ -10,8 +10,6 @@ from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.options import (
-    CnnOptions,
-    DataRequest,
     first_images,
     is_cnn,
     is_netx,
@@ -23,6 +21,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.files import require_no_pipe
 from loihi_convert.ground.options import Flag
 from loihi_convert.ground.ready_made import file_of
+from loihi_convert.pipeline.options import CnnOptions, DataRequest
 
 if TYPE_CHECKING:
     from loihi_convert.ir.provenance import ModelRecord
@@ -79,7 +78,7 @@ def diagnose(
     chosen = chosen_device(device)
     network, sha256 = netx.read_with_digest(file)
     recorded = network.provenance.model
-    splits = request.load(file, recorded, network.input_shape)
+    splits = request.load_for(file, recorded, network.input_shape)
     known, kind = validation_images(splits)
     count = first_images(image_count, DIAGNOSED_IMAGES, len(known), f"{kind} of {splits.name}")
     if not 0 <= sim <= count:

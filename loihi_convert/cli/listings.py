@@ -15,11 +15,12 @@ import typer
 from loihi_convert.backends.backend import BackendOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, aligned, echo, log, say, say_answer, say_json, say_tables
-from loihi_convert.cli.options import DataRequest, require_netx
+from loihi_convert.cli.options import require_netx
 from loihi_convert.errors import InputError, PlatformError, VerificationError, rendered
 from loihi_convert.ground.dependencies import MODULES, OPTIONAL
 from loihi_convert.ground.options import BASICS, Flag
 from loihi_convert.ground.ready_made import REPOSITORY_FOLDER, NamedModel, file_of, named_models
+from loihi_convert.pipeline.options import DataRequest
 
 if TYPE_CHECKING:
     from loihi_convert.checks.environment import Check

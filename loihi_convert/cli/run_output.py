@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, get_args
 
 from loihi_convert.cli.console import Fact, aligned, echo, log, say_answer, say_tables, told_once
-from loihi_convert.cli.options import CnnOptions
 from loihi_convert.external import is_external
 from loihi_convert.ground.choices import DatasetName
 from loihi_convert.ground.normalization import Normalization
@@ -18,7 +17,7 @@ from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point, means
-from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.options import CnnOptions, RunOptions
 from loihi_convert.pipeline.running import FileRun, RunFolder
 from loihi_convert.report.run_tables import (
     Figures,
