@@ -9,7 +9,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +85,7 @@ def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Pa
     path = tmp_path / "model.net"
     path.write_bytes((folder / "model.net").read_bytes())
     opened, digits = open_file(path), load_data("digits")
-    work = replace(running.file_work(opened, open_backend("ref"), RunOptions()), backend="sim")
+    work = running.FileWork(opened, open_backend("sim"), RunOptions())
     path.write_bytes((folder / "poisson.net").read_bytes())
     with pytest.raises(InputError, match=r"model\.net: missing or replaced on .* since it was opened") as raised:
         workers.map(running.run_work, work, divided(digits.test.images, 4, "cpu"))
