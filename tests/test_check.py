@@ -62,6 +62,7 @@ from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.checking import LoadedFile, load_file
+from loihi_convert.pipeline.options import CheckOptions
 
 Datasets = dict[str, Any]
 
@@ -114,7 +115,7 @@ BY_LAVA_DL = "unmodified lava dl computes the same"
 
 def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
     """Return the findings by rule; each rule has at most one finding in these networks."""
-    checked = checking.check(load_file(path), target=target, **options)
+    checked = checking.check(load_file(path), options.pop("images", None), CheckOptions(target, **options))
     return {finding.rule: finding for finding in checked.findings}
 
 
@@ -579,7 +580,7 @@ def test_the_comparison_is_made_on_request(tmp_path: Path) -> None:
     netx.write(good(), path)
     loaded = load_file(path)
     assert checking.check(loaded).compared == ()
-    assert checking.check(loaded, compare=True).compared == neuron_costs(good())
+    assert checking.check(loaded, options=CheckOptions(compare=True)).compared == neuron_costs(good())
 
 
 BROKEN_SIZES = [
@@ -802,7 +803,7 @@ def test_only_neurons_that_can_compute_the_network_are_compared() -> None:
     clipped = replace(hidden, ceiling=np.array([6.0]))
     for layers, can_be_graded in (((hidden, dense), True), ((clipped, dense), False), ((dense,), False)):
         cnn = LoadedFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
-        kinds = [cost.neurons for cost in checking.check(cnn, compare=True).compared]
+        kinds = [cost.neurons for cost in checking.check(cnn, options=CheckOptions(compare=True)).compared]
         assert kinds == ["own", "circuit", "LIF", *(["graded"] if can_be_graded else [])]
 
 
@@ -822,7 +823,7 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     torch.manual_seed(0)
     torch.save(WithTanh().state_dict(), "tanh.pt")
     candidate = load_file(Path("tanh.pt"), arch="candidates:tanh", input_shape=(1, 4, 4))
-    (finding,) = checking.check(candidate, compare=True).findings
+    (finding,) = checking.check(candidate, options=CheckOptions(compare=True)).findings
     assert finding.severity == "error"
     assert "Tanh" in finding.line
     # The options for its images do not hide it.
@@ -834,12 +835,12 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match=r"does not accept images of shape \(4, 4, 1\)"):
         load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
     candidate = load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
-    checked = checking.check(candidate, target="loihi2")
+    checked = checking.check(candidate, options=CheckOptions("loihi2"))
     assert checked.findings == ()
     assert checked.chips is not None
     assert [layer.neurons for layer in checked.chips.layers] == [8, 3]
     with pytest.raises(UsageError, match="found 4") as caught:
-        checking.check(candidate, timesteps=4)
+        checking.check(candidate, options=CheckOptions(timesteps=4))
     assert caught.value.where == "timesteps"
 
 

@@ -72,9 +72,9 @@ def train(
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.recipe import chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import require_free, resume_path, train_design
+    from loihi_convert.fine_tuning import accuracy_before, accuracy_of_teacher
     from loihi_convert.ground.files import refuse_to_replace
     from loihi_convert.ground.progress import progress_bar
-    from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher
     from loihi_convert.pipeline.opening import benchmark_of
 
     for file in inputs:
@@ -156,7 +156,7 @@ def _design(
 ) -> Design:
     """Return what is trained: the CNN called ``built_in``, or that of the user's own code."""
     from loihi_convert.cnn import design
-    from loihi_convert.pipeline.before_training import require_same_training
+    from loihi_convert.fine_tuning import require_same_training
     from loihi_convert.reading.own_cnn import own_design
 
     levels, timesteps = chosen.qcfs_levels, chosen.timesteps

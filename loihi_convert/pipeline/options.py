@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, get_args
 from pydantic import Field
 
 from loihi_convert.errors import InputError, UsageError
-from loihi_convert.ground.choices import TOLERANCE_POINTS, DatasetName, FileFormat, Task
+from loihi_convert.ground.choices import TOLERANCE_POINTS, DatasetName, FileFormat, Target, Task
 from loihi_convert.ground.files import asked
 from loihi_convert.ground.normalization import Normalization, require_both
 from loihi_convert.ground.options import BASICS, Flag, declared, parse_timesteps
@@ -241,6 +241,29 @@ class WriteOptions:
     allow_hard_reset: bool = False
     verify: bool = True
     overwrite: bool = False
+
+
+@declared(BASICS)
+class CheckOptions:
+    """What a network is checked for.
+
+    Parameters
+    ----------
+    target
+        Target platform: lava (CPU simulator) or loihi2 (chip). Default: the one that the file was exported for, or
+        lava.
+    timesteps
+        Time steps. Default: the T that the file was balanced for.
+    chips
+        Number of Loihi 2 chips on the board (Kapoho Point has 8).
+    compare
+        Also show the neurocores needed with each kind of neuron, and so the cost of soft reset on a chip.
+    """
+
+    target: Target | None = None
+    timesteps: Annotated[int | None, Field(ge=1), Flag("T", "-T,--timesteps")] = None
+    chips: Annotated[int, Field(ge=1)] = 1
+    compare: bool = False
 
 
 @declared(BASICS)
