@@ -30,6 +30,7 @@ from loihi_convert.ground.options import (
     names_of,
     one_choice,
     options_of,
+    parsed,
 )
 
 if TYPE_CHECKING:
@@ -189,8 +190,8 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         for name, value in given.items():
-            parse = shown[name].flag.parse
-            given[name] = parse(value) if parse is not None and isinstance(value, str) else value
+            if shown[name].flag.parse is not None and isinstance(value, str):
+                given[name] = parsed(shown[name], name, value)
         for name, group in groups.items():
             values = {each: value for each in group if (value := given.pop(each)) is not None}
             given[name] = values if own[name].flag.texts_of else own[name].kind(**values)
@@ -290,18 +291,11 @@ class Verbs(_Shown, typer.core.TyperGroup):
 
 
 NETX: Final = ".net"
-_NPZ: Final = ".npz"
 
 
 def require_netx(path: Path) -> None:
     """Raise an `InputError` if ``path`` is missing, a folder, a checkpoint, an ONNX or a NIR file."""
-    require_there(path, "Write one with `loihi-convert export model.pt`.")
-    if path.is_dir():
-        raise InputError("is a folder", where=path, expected=f"must be a {NETX} file")
-    if path.suffix.lower() == _NPZ:
-        raise InputError(
-            "holds images", where=path, hint=f"Run a file on them: `loihi-convert run FILE --data {path}`."
-        )
+    _require_file(path, f"a {NETX} file", f"Run a file on them: `loihi-convert run FILE --data {path}`.")
     if is_cnn(path):
         found = "is an ONNX file" if kind_of(path) == "onnx" else "is a NIR file" if is_nir(path) else "is a checkpoint"
         # Only a checkpoint may record its images.
@@ -311,14 +305,19 @@ def require_netx(path: Path) -> None:
 
 def require_cnn(path: Path) -> None:
     """Raise an `InputError` if ``path`` is missing, a pipe, a folder, or a netx file instead of a CNN."""
-    require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
+    _require_file(path, "a checkpoint, or an ONNX file", f"Name a CNN, and these images with `--data {path}`.")
     require_no_pipe(path)
-    if path.is_dir():
-        raise InputError("is a folder", where=path, expected="must be a checkpoint, or an ONNX file")
-    if path.suffix.lower() == _NPZ:
-        raise InputError("holds images", where=path, hint=f"Name a CNN, and these images with `--data {path}`.")
     if is_netx(path):
         raise InputError("is exported already", where=path, hint=f"Run it: `loihi-convert run {path}`.")
+
+
+def _require_file(path: Path, expected: str, of_images: str) -> None:
+    """Raise an `InputError` if ``path`` is missing, a folder, or a file of images."""
+    require_there(path, f"Name {expected}; `loihi-convert export model.pt` writes a {NETX} file.")
+    if path.is_dir():
+        raise InputError("is a folder", where=path, expected=f"must be {expected}")
+    if path.suffix.lower() == ".npz":
+        raise InputError("holds images", where=path, hint=of_images)
 
 
 def is_cnn(path: Path) -> bool:

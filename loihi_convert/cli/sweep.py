@@ -19,7 +19,7 @@ from loihi_convert.cli.options import require_cnn
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean, first_line, one_of
 from loihi_convert.ground.choices import DatasetName, SweepCost
-from loihi_convert.ground.options import Flag, Option, names_of, one_choice, options_of
+from loihi_convert.ground.options import Flag, Option, names_of, one_choice, options_of, parsed
 from loihi_convert.pipeline.options import DATA, OWN_CNN, CnnOptions, DataRequest, NetworkFile
 
 if TYPE_CHECKING:
@@ -27,12 +27,22 @@ if TYPE_CHECKING:
     from loihi_convert.batch.conversion import Grid
 
 
+def _costs(text: str) -> tuple[SweepCost, ...]:
+    known: dict[str, SweepCost] = {cost: cost for cost in get_args(SweepCost)}
+    if not set(words := text.split(",")) <= set(known):
+        raise ValueError
+    return tuple(known[word] for word in words)
+
+
+_COSTS: Final = Flag("COSTS", parse=_costs, expected=f"{one_of(get_args(SweepCost))}, or several of them")
+
+
 def sweep(
     files: Annotated[list[Path], Flag("GRID.toml|MODEL...", is_argument=True)],
     *,
     timesteps: Annotated[str | None, Flag("T", "-T,--timesteps")] = None,
     output: options.Output = Path("sweep"),
-    against: Annotated[str | None, Flag("COSTS")] = None,
+    against: Annotated[tuple[SweepCost, ...] | None, _COSTS] = None,
     dry_run: bool = False,
     as_json: options.AsJson = False,
     place_options: PlaceOptions,
@@ -78,7 +88,6 @@ def sweep(
     """
     shard = None if place_options.shard is None else _parse_shard(place_options.shard)
     place = place_options.chosen()
-    costs = get_args(SweepCost) if against is None else _parse_costs(against)
     own = {
         "timesteps": timesteps,
         "skip_copies": skip_copies,
@@ -125,7 +134,7 @@ def sweep(
         with place.opened(len(left), output) as workers, progress_bar("sweep") as progress:
             failed = compute_missing(cells, store, workers, told=told, progress=progress)
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
-    results = SweepResults(every, outcomes, names, costs)
+    results = SweepResults(every, outcomes, names, against or get_args(SweepCost))
     unsaved: InputError | None = None
     if not results.missing:
         try:
@@ -149,14 +158,6 @@ def _parse_shard(text: str) -> tuple[int, int]:
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
         raise UsageError(f"found {text!r}", where="shard", expected="must be K/N with 1 <= K <= N, such as 3/20")
     return int(found[1]), int(found[2])
-
-
-def _parse_costs(text: str) -> tuple[SweepCost, ...]:
-    known = {cost: cost for cost in get_args(SweepCost)}
-    words = text.split(",")
-    if not set(words) <= set(known):
-        raise UsageError(f"found {text!r}", where="against", expected=f"{one_of(known)}, or several of them")
-    return tuple(known[word] for word in words)
 
 
 class Typed(NamedTuple):
@@ -237,7 +238,7 @@ def _require_trusted(arch: Typed, *, trust: bool) -> None:
 def _read(option: Option, where: str, text: str, folder: Path = Path()) -> Any:
     """Return ``text`` as a value of ``option``."""
     if option.flag.parse is not None:
-        return option.flag.parse(text)
+        return parsed(option, where, text)
     if option.choices:
         return one_choice(option.choices, where, text)
     try:

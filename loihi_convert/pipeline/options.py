@@ -8,7 +8,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final, Literal, TypeAlias, get_args
 
@@ -34,45 +33,31 @@ FolderClasses: TypeAlias = Literal["sorted", "names"] | tuple[tuple[str, str], .
 """A `ClassMap` that can be hashed."""
 
 
-def parse_numbers(where: str, text: str) -> tuple[float, ...]:
-    """Return the numbers, one per channel, in ``text``, the value of the parameter ``where``."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"found {text!r}", where=where, expected="must be numbers, one per channel, such as 0.49,0.48,0.45"
-        ) from None
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(map(float, text.split(",")))
 
 
-def parse_shape(text: str) -> tuple[int, int, int]:
+def _shape(text: str) -> tuple[int, int, int]:
     """Return (C, H, W); for signals, (C, 1, L)."""
     from loihi_convert.data.in_memory import as_input_shape
 
     try:
         return as_input_shape([int(part) for part in text.split(",")])
-    except (ValueError, UsageError):
-        raise UsageError(
-            f"found {text!r}",
-            where="input_shape",
-            expected="must be whole numbers >= 1: C,H,W of an image, such as 3,32,32, or C,L of a signal",
-        ) from None
+    except UsageError as error:
+        raise ValueError from error
 
 
-def parse_class_names(text: str) -> tuple[str, ...]:
+def _class_names(text: str) -> tuple[str, ...]:
     """Return the names of the classes; 0, 1, ... if only their number is given."""
     # A class count of more than five digits would fill the memory with names.
     is_number = text.isdecimal() and len(text) <= 5
     names = tuple(map(str, range(int(text)))) if is_number else tuple(text.split(","))
     if (is_number and len(names) < 2) or not all(names) or len(set(names)) < len(names):
-        raise UsageError(
-            f"found {text!r}",
-            where="classes",
-            expected="must be their number, at least 2, or their names without repeats, such as cat,dog,bird",
-        )
+        raise ValueError
     return names
 
 
-def parse_class_map(text: str) -> FolderClasses:
+def _folder_classes(text: str) -> FolderClasses:
     """Return the class of each folder, by name or number, or ``"sorted"`` or ``"names"``."""
     if text == "sorted":
         return "sorted"
@@ -80,12 +65,26 @@ def parse_class_map(text: str) -> FolderClasses:
         return "names"
     pairs = [part.rpartition("=")[::2] for part in text.split(",")]
     if not all(folder and name for folder, name in pairs) or len(dict(pairs)) < len(pairs):
-        raise UsageError(
-            f"found {text!r}",
-            where="class_map",
-            expected="must be sorted, names, or folder=class pairs with each folder once, such as zero=0,one=1",
-        )
-    return tuple(sorted((folder, name) for folder, name in pairs))
+        raise ValueError
+    return tuple(sorted(pairs))
+
+
+_NUMBERS: Final = Flag("A,B,C", parse=_numbers, expected="must be numbers, one per channel, such as 0.49,0.48,0.45")
+_SHAPE: Final = Flag(
+    "C,H,W",
+    parse=_shape,
+    expected="must be whole numbers >= 1: C,H,W of an image, such as 3,32,32, or C,L of a signal",
+)
+_CLASSES: Final = Flag(
+    "NAMES",
+    parse=_class_names,
+    expected="must be their number, at least 2, or their names without repeats, such as cat,dog,bird",
+)
+_CLASS_MAP: Final = Flag(
+    "FOLDER=CLASS,...",
+    parse=_folder_classes,
+    expected="must be sorted, names, or folder=class pairs with each folder once, such as zero=0,one=1",
+)
 
 
 @declared(OWN_CNN)
@@ -113,10 +112,10 @@ class CnnOptions:
     """
 
     arch: Annotated[str | None, Flag("MODULE:FACTORY")] = None
-    mean: Annotated[tuple[float, ...] | None, Flag("A,B,C", parse=partial(parse_numbers, "mean"))] = None
-    std: Annotated[tuple[float, ...] | None, Flag("A,B,C", parse=partial(parse_numbers, "std"))] = None
-    input_shape: Annotated[tuple[int, int, int] | None, Flag("C,H,W", parse=parse_shape)] = None
-    classes: Annotated[tuple[str, ...] | None, Flag("NAMES", parse=parse_class_names)] = None
+    mean: Annotated[tuple[float, ...] | None, _NUMBERS] = None
+    std: Annotated[tuple[float, ...] | None, _NUMBERS] = None
+    input_shape: Annotated[tuple[int, int, int] | None, _SHAPE] = None
+    classes: Annotated[tuple[str, ...] | None, _CLASSES] = None
     task: Task = "classification"
 
     def __post_init__(self) -> None:
@@ -147,7 +146,7 @@ class DataRequest:
 
     data: Annotated[str | None, Flag("DATA")] = None
     data_root: Annotated[Path | None, Flag("FOLDER")] = None
-    class_map: Annotated[FolderClasses | None, Flag("FOLDER=CLASS,...", parse=parse_class_map)] = None
+    class_map: Annotated[FolderClasses | None, _CLASS_MAP] = None
 
     def load(self, classes: Sequence[str], input_shape: Shape | None, *, at_once: bool = True) -> DataSplits:
         """Return the images, as `load_data`, and log how they were read."""
