@@ -91,7 +91,7 @@ def diagnose(
         source,
         known[:count],
         steps,
-        file=opened,
+        path=file,
         doubt=doubt(network, source, file.name, str(model)),
         data=splits.name,
         fingerprint=splits.test.fingerprint,

@@ -297,7 +297,7 @@ def _agreement(item: ExportResult | GradedExport) -> str:
 def _verified(item: ExportResult | GradedExport) -> str:
     if item.verified_images:
         return f"verified on {item.verified_images} images, every layer"
-    return "every number read back and compared" if getattr(item, "is_read_back", False) else "not verified"
+    return "every number read back and compared" if item.is_read_back else "not verified"
 
 
 def _lines(exported: Sequence[ExportResult | GradedExport]) -> list[str]:

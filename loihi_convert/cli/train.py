@@ -63,6 +63,7 @@ def train(
     inputs = [file for file in (start, teacher) if file is not None]
     for file in inputs:
         require_cnn(file)
+    options.require_data(images.data)
     if cnn.arch is None and cnn.normalization is not None:
         raise UsageError("given without `arch`", where="mean", expected="is for your own CNN")
     if cnn.arch is not None and chosen.architecture is not None:

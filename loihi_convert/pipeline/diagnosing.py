@@ -77,7 +77,7 @@ def diagnose(
     images: Dataset,
     timesteps: int,
     *,
-    file: OpenedFile | None = None,
+    path: Path | None = None,
     doubt: str = "",
     data: str | None = None,
     fingerprint: str | None = None,
@@ -90,7 +90,7 @@ def diagnose(
     images
         With or without labels. Not the test images, because the answer is meant to guide options. On images the CNN was
         trained on, its accuracy is too high.
-    file
+    path
         The file of ``network``, if it is in one.
     doubt
         As in `DiagnosisReport`.
@@ -104,7 +104,7 @@ def diagnose(
     check_run(network, images.images, timesteps)
     own = own_accuracy(source, images, "images", data=data)
     warned = (own.warning,) if own is not None and own.warning else ()
-    described = "from the CNN to the integers" if file is None else f"{file.path.name}: from the CNN to the file"
+    described = "from the CNN to the integers" if path is None else f"{path.name}: from the CNN to the file"
     with progress_bar(described) as progress:
         found = diagnose_network(
             source.network,
@@ -119,7 +119,7 @@ def diagnose(
     notes = image_notes(network, fingerprint or images.fingerprint)
     is_other = bool(doubt) and is_made_from(network, source) is False
     advised = (_OTHER_CNN,) if is_other else advice(found, network)
-    return DiagnosisReport(None if file is None else file.path, found, advised, (*warned, *notes), doubt)
+    return DiagnosisReport(path, found, advised, (*warned, *notes), doubt)
 
 
 def images_equal_on_lava(file: OpenedFile, images: Dataset, timesteps: int, lava: Backend, *, device: str) -> int:

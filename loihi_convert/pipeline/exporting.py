@@ -15,7 +15,7 @@ import numpy as np
 from loihi_convert import netx
 from loihi_convert.backends.backend import open_backend
 from loihi_convert.backends.reference import run_graded, run_network
-from loihi_convert.backends.result import first_difference, result_size
+from loihi_convert.backends.result import RunResult, first_difference, result_size
 from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
 from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
 from loihi_convert.conversion.flow import QuantizationReport
@@ -68,7 +68,8 @@ class Job(NamedTuple):
     device: str = "cpu"
 
 
-class Written(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Written:
     """What is known of a written file.
 
     Parameters
@@ -76,11 +77,11 @@ class Written(NamedTuple):
     notes
         What its readers must know, one sentence each.
     verified_images
-        Number of images on which it was compared with the network in memory.
+        Number of images on which it was compared with the network in memory; 0 for NIR files.
     is_read_back
-        Whether every number was read back and compared.
+        Whether every number of a NIR file was read back and compared.
     lava_dl
-        Unmodified lava-dl beside `ref`, on calibration images; None as in `checks.lava_dl.lava_dl`.
+        Unmodified lava-dl beside `ref`, on calibration images; None for NIR files, or as in `checks.lava_dl.lava_dl`.
     """
 
     notes: tuple[str, ...]
@@ -202,46 +203,22 @@ def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
             for timesteps, trace in runs:
                 written = backend.run(path, some, timesteps, trace=trace)
                 meant = run_network(network, some, timesteps, trace=trace)
-                difference = first_difference(written, meant, first_image=first)
-                if difference:
-                    path.unlink()
-                    raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
+                _require_same(path, written, meant, first)
     return len(images)
 
 
-@dataclass(frozen=True, eq=False)
-class ExportResult:
-    """One written file.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExportResult(Written):
+    """A file with binary spikes: its network, the cost of rounding, the agreement with the CNN on calibration images.
 
-    Parameters
-    ----------
-    path, network
-        The file, and the network in it.
-    report
-        Cost of rounding.
-    notes
-        What was dropped, chosen or lost, and what unmodified lava-dl needs; one sentence each.
-    verified_images
-        Number of images on which the file was compared with the network in memory; 0 for NIR files.
-    agreement
-        Agreement of ``network`` with the CNN, on calibration images.
-    file_format
-        ``"netx"`` or ``"nir"``.
-    is_read_back
-        Whether every number of a NIR file was read back and compared.
-    lava_dl
-        Unmodified lava-dl beside `ref`, on calibration images; None for NIR files, or as in `checks.lava_dl.lava_dl`.
+    Its notes also say what was dropped, chosen or lost.
     """
 
     path: Path
     network: QuantizedNetwork
     report: QuantizationReport
-    notes: tuple[str, ...]
-    verified_images: int
     agreement: Agreement
-    file_format: FileFormat = "netx"
-    is_read_back: bool = False
-    lava_dl: LavaDl | None = None
+    file_format: FileFormat
 
 
 def output_paths(model: Path, output: Path | None, timesteps: Sequence[int], writing: WriteOptions) -> tuple[Path, ...]:
@@ -325,52 +302,29 @@ def export(
         written = FORMATS[writing.file_format].write(network, path, Job(made.report, some, writing, device))
         exported.append(
             ExportResult(
-                path,
-                network,
-                made.report,
-                (*source.notes, *made.notes, *written.notes),
-                written.verified_images,
-                made.agreement,
-                writing.file_format,
-                written.is_read_back,
-                written.lava_dl,
+                **vars(written) | {"notes": (*source.notes, *made.notes, *written.notes)},
+                path=path,
+                network=network,
+                report=made.report,
+                agreement=made.agreement,
+                file_format=writing.file_format,
             )
         )
     return tuple(exported)
 
 
-@dataclass(frozen=True, eq=False)
-class GradedExport:
-    """One written file.
-
-    Parameters
-    ----------
-    path, network
-        The file, and the network in it.
-    layers
-        The integers of each layer.
-    agreement
-        Agreement of ``network`` with the CNN, on calibration images.
-    notes
-        Notes for the user, one sentence each: what was dropped from the CNN, and whether much is lost.
-    verified_images
-        Number of images on which the file was compared with the network in memory.
-    """
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GradedExport(Written):
+    """A file with graded spikes: its network, the integers of each layer, the agreement with the CNN."""
 
     path: Path
     network: GradedNetwork
     layers: tuple[GradedLayerReport, ...]
     agreement: Agreement
-    notes: tuple[str, ...]
-    verified_images: int
 
 
 def export_graded(
-    source: Source,
-    output: str | Path,
-    calibration: Array,
-    *,
-    writing: WriteOptions = WriteOptions(),
+    source: Source, output: str | Path, calibration: Array, *, writing: WriteOptions = WriteOptions()
 ) -> GradedExport:
     """Write a netx file of graded spikes for the CNN ``source``.
 
@@ -402,9 +356,14 @@ def export_graded(
     provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)
     network = replace(made.network, provenance=provenance)
     netx.write_graded(network, output, overwrite=writing.overwrite)
-    verified = _verify_graded(output, network, calibration[:VERIFIED_IMAGES]) if writing.verify else 0
-    notes = (*source.notes, *count_notes(calibration), *made.notes)
-    return GradedExport(output, network, made.layers, made.agreement, notes, verified)
+    return GradedExport(
+        notes=(*source.notes, *count_notes(calibration), *made.notes),
+        verified_images=_verify_graded(output, network, calibration[:VERIFIED_IMAGES]) if writing.verify else 0,
+        path=output,
+        network=network,
+        layers=made.layers,
+        agreement=made.agreement,
+    )
 
 
 def _verify_graded(path: Path, network: GradedNetwork, images: Array) -> int:
@@ -412,11 +371,15 @@ def _verify_graded(path: Path, network: GradedNetwork, images: Array) -> int:
     written = read_graded(path)
     for image in range(len(images)):
         found, meant = (run_graded(one, images[image : image + 1], trace=True) for one in (written, network))
-        difference = first_difference(found, meant, first_image=image)
-        if difference is not None:
-            path.unlink()
-            raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
+        _require_same(path, found, meant, image)
     return len(images)
+
+
+def _require_same(path: Path, found: RunResult, meant: RunResult, first_image: int) -> None:
+    """Delete the file at ``path`` and raise a `VerificationError` unless it computed what is meant."""
+    if difference := first_difference(found, meant, first_image=first_image):
+        path.unlink()
+        raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
 
 
 def read_graded(path: str | Path) -> GradedNetwork:
