@@ -115,7 +115,8 @@ BY_LAVA_DL = "unmodified lava dl computes the same"
 
 def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
     """Return the findings by rule; each rule has at most one finding in these networks."""
-    checked = checking.check(load_file(path), options.pop("images", None), CheckOptions(target, **options))
+    images, labels = options.pop("images", None), options.pop("labels", None)
+    checked = checking.check(load_file(path), images, CheckOptions(target, **options), labels=labels)
     return {finding.rule: finding for finding in checked.findings}
 
 
@@ -839,7 +840,7 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     assert checked.findings == ()
     assert checked.chips is not None
     assert [layer.neurons for layer in checked.chips.layers] == [8, 3]
-    with pytest.raises(UsageError, match="found 4") as caught:
+    with pytest.raises(UsageError, match="given for plain.pt") as caught:
         checking.check(candidate, options=CheckOptions(timesteps=4))
     assert caught.value.where == "timesteps"
 

@@ -133,6 +133,7 @@ def export(
     paths = exporting.output_paths(model, output, timesteps, writing)
     for path in paths:
         require_output(path, writing.overwrite, model)
+    exporting.require_file_format(writing, paths[0])
     if bundle is not None:
         bundles.require_bundle(quantization.target, timesteps, is_poisson=is_poisson, readout=balancing.output)
         bundles.require_new_bundle(bundle, paths[0], writing)

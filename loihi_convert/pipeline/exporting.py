@@ -228,14 +228,11 @@ def output_paths(model: Path, output: Path | None, timesteps: Sequence[int], wri
     ------
     InputError
         If the system does not say whether ``output`` is a folder.
-    UsageError, PlatformError
-        As in `require_file_format`.
     """
     # model.pth.tar becomes model.net.
     stem = model.with_suffix("") if model.suffix == ".tar" else model
     default = stem.with_suffix(FORMATS[writing.file_format].suffix)
     base = default if output is None else output / default.name if asked(output, Path.is_dir) else output
-    require_file_format(writing, base)
     if len(timesteps) == 1:
         return (base,)
     return tuple(base.with_name(f"{base.stem}-T{steps}{base.suffix}") for steps in timesteps)
@@ -289,6 +286,7 @@ def export(
     paths = output_paths(base, output, timesteps, writing)
     for path in paths:
         require_output(path, writing.overwrite, checkpoint)
+    require_file_format(writing, paths[0])
     source = model if isinstance(model, Source) else open_source(model)
     some = np.asarray(calibration[:LAVA_DL_IMAGES])
     # Each pass over the images would read stored ones again.
