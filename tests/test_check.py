@@ -617,18 +617,14 @@ def test_a_network_too_large(
 
 
 def test_more_chips_are_advised_only_if_they_help() -> None:
-    """129 cores need 2 chips; the synapses of the neurons of a layer of 16,001 inputs fit no core."""
-    assert resources((1, 64, 64), BROKEN_SIZES[0][2]).needed == 2  # type: ignore[arg-type]
+    """129 cores need 2 chips, and fit those; the synapses of the neurons of a layer of 16,001 inputs fit no core."""
+    shape, large = (1, 64, 64), BROKEN_SIZES[0][2]
+    assert resources(shape, large).needed == 2  # type: ignore[arg-type]
+    on_two = findings(NEUROCORE_RULES, [(None, resources(shape, large, chips=2))], "loihi2")  # type: ignore[arg-type]
+    assert "the network fits the chips" not in {finding.rule for finding in on_two}
     layers = [("conv", Conv(np.ones((64, 1, 1, 1)))), ("fc", Dense(np.ones((1, 2**18))))]
-    (found,) = findings(NEUROCORE_RULES, [(None, resources((1, 64, 64), layers))], "loihi2")
+    (found,) = findings(NEUROCORE_RULES, [(None, resources(shape, layers))], "loihi2")
     assert found.fix == "Use fewer channels, or a stride instead of a pooling."
-
-
-def test_more_chips_hold_more() -> None:
-    chips = resources((1, 64, 64), BROKEN_SIZES[0][2], chips=2)  # type: ignore[arg-type]
-    assert "the network fits the chips" not in {
-        finding.rule for finding in findings(NEUROCORE_RULES, [(None, chips)], "loihi2")
-    }
 
 
 @given(networks())
@@ -781,19 +777,14 @@ def test_silent_classes_are_not_to_be_pruned(check_network: Callable[..., dict[s
 
 
 def test_silent_channels_of_the_cnn() -> None:
+    """The first channel is always positive, which is not saturation."""
     kernel = np.array([[[[1.0]]], [[[-1.0]]]])
     layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
-    images = np.full((3, 1, 2, 2), 255, np.uint8)
-    ((name, activity),) = cnn_activity(ReluNetwork((1, 2, 2), layers), images)
+    cnn, images = ReluNetwork((1, 2, 2), layers), np.full((3, 1, 2, 2), 255, np.uint8)
+    ((name, activity),) = cnn_activity(cnn, images)
     assert name == "conv"
     assert activity.firing_rate.tolist() == [1, 0]
-
-
-def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None:
-    kernel = np.array([[[[1.0]]], [[[-1.0]]]])
-    layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
-    cnn = LoadedFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
-    (finding,) = checking.check(cnn, np.full((3, 1, 2, 2), 255, np.uint8)).findings
+    (finding,) = checking.check(LoadedFile(Path("model.pt"), cnn), images).findings
     assert_says(finding, "warning", "conv", ["1 of 2 channels (1)", "3 images"])
 
 
@@ -840,7 +831,7 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     assert checked.findings == ()
     assert checked.chips is not None
     assert [layer.neurons for layer in checked.chips.layers] == [8, 3]
-    with pytest.raises(UsageError, match="given for plain.pt") as caught:
+    with pytest.raises(UsageError, match=r"given for plain\.pt") as caught:
         checking.check(candidate, options=CheckOptions(timesteps=4))
     assert caught.value.where == "timesteps"
 
