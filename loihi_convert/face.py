@@ -1,4 +1,4 @@
-"""Result of a run in Python: accuracies or errors, tables, a data frame, a picture."""
+"""The Python face: `convert` and `load`, the network that they return, and the result of its run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning of a CNN in memory for few time steps: `fine_tune`."""
+"""Fine-tuning of a CNN for few time steps: `fine_tune`, and what is known of a CNN before it is trained further."""
 
 from __future__ import annotations
 

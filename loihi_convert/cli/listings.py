@@ -1,4 +1,4 @@
-"""Verbs that only show what there is: models, data sets, packages, the contents of a file."""
+"""Verbs that show what there is: models, data sets, packages, the contents of a file, and the page about runs."""
 
 from __future__ import annotations
 
