@@ -21,7 +21,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.files import require_no_pipe
 from loihi_convert.ground.options import Flag
 from loihi_convert.ground.ready_made import file_of
-from loihi_convert.pipeline.options import CnnOptions, DataRequest
+from loihi_convert.pipeline.options import CnnOptions, DataRequest, RunOptions
 
 if TYPE_CHECKING:
     from loihi_convert.ir.provenance import ModelRecord
@@ -73,6 +73,7 @@ def diagnose(
     from loihi_convert.ground.devices import chosen_device
     from loihi_convert.pipeline import diagnosing
     from loihi_convert.pipeline.opening import OpenedFile, doubt
+    from loihi_convert.pipeline.running import run
     from loihi_convert.reading.source import reopen_source
 
     chosen = chosen_device(device)
@@ -98,9 +99,9 @@ def diagnose(
         device=chosen,
     )
     if sim:
-        runner = open_backend("sim", lava)
-        equal = diagnosing.images_equal_on_lava(opened, known[:sim], steps, runner, device=chosen)
-        done = replace(done, equal_on_lava=equal)
+        every_layer = RunOptions((steps,), trace=True, device=chosen)
+        with open_backend("sim", lava) as runner:
+            done = replace(done, equal_on_lava=run(opened, known[:sim], runner, every_layer).equal_to_reference)
     if done.equal_on_lava:
         log(f"Lava: every layer of the first {done.equal_on_lava} images equal to ref at every step, error 0")
     if as_json:

@@ -60,18 +60,9 @@ def require_new_bundle(folder: Path, path: Path, writing: WriteOptions) -> tuple
 
 
 def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """Write a bundle of the file at ``path`` and return its files.
+    """Write a bundle of the file at ``path``, of target loihi2, into ``folder`` and return its files.
 
-    Parameters
-    ----------
-    folder
-        The output folder; created if it does not exist.
-    path
-        An exported file, of target loihi2.
-    images
-        uint8 ``(N, C, H, W)``.
-    overwrite
-        Replace files that exist.
+    ``images`` are uint8 ``(N, C, H, W)``.
     """
     network = netx.read(path)
     is_poisson = network.poisson_seed is not None

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.backends.backend import Backend
 from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.ground.progress import progress_bar
@@ -15,9 +14,7 @@ from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.own_accuracy import own_accuracy
-from loihi_convert.pipeline.opening import OpenedFile, float_network, is_made_from
-from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.running import run
+from loihi_convert.pipeline.opening import float_network, is_made_from
 from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html
@@ -120,10 +117,3 @@ def diagnose(
     is_other = bool(doubt) and is_made_from(network, source) is False
     advised = (_OTHER_CNN,) if is_other else advice(found, network)
     return DiagnosisReport(path, found, advised, (*warned, *notes), doubt)
-
-
-def images_equal_on_lava(file: OpenedFile, images: Dataset, timesteps: int, lava: Backend, *, device: str) -> int:
-    """Run ``images`` on Lava's simulator, compare every layer with `ref`, and return their number."""
-    with lava:
-        options = RunOptions(timesteps=(timesteps,), trace=True, device=device)
-        return run(file, images, lava, options).equal_to_reference

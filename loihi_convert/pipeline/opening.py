@@ -99,12 +99,6 @@ def doubt(
     return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
 
 
-def notes_on(path: Path, network: QuantizedNetwork | GradedNetwork, source: Source) -> tuple[str, ...]:
-    """Return what a user must know about ``source``, with which the file of ``network`` at ``path`` is compared."""
-    reason = doubt(network, source, path.name, str(source.path))
-    return (*((reason,) if reason else ()), *source.notes_on_compared)
-
-
 def _layers(network: ReluNetwork | QuantizedNetwork | GradedNetwork) -> list[str]:
     """The name and output shape of each layer."""
     names = [layer.name for layer in network.layers]
@@ -228,7 +222,9 @@ def open_file(
         return OpenedFile(path, network, sha256)
     require_layers_of(network, source.network)
     spiking = float_network(network, source.network) if isinstance(network, QuantizedNetwork) else None
-    return OpenedFile(path, network, sha256, source.compared, spiking, notes_on(path, network, source))
+    reason = doubt(network, source, path.name, str(source.path))
+    notes = (*((reason,) if reason else ()), *source.notes_on_compared)
+    return OpenedFile(path, network, sha256, source.compared, spiking, notes)
 
 
 def open_cnn(file: NetworkFile) -> tuple[Source, DataSplits]:
