@@ -50,17 +50,22 @@ import importlib
 from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
-    from loihi_convert.cnn.recipe import TrainOptions
-    from loihi_convert.cnn.training import train_cnn
-    from loihi_convert.conversion.balancing import balance
-    from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
-    from loihi_convert.conversion.quantization import quantize
-    from loihi_convert.data import load_data
-    from loihi_convert.errors import LoihiConvertError
-    from loihi_convert.face import Converted, Result, convert, load
-    from loihi_convert.fine_tuning import fine_tune
-    from loihi_convert.lowering import to_relu_network
-    from loihi_convert.netx import read, write
+    from loihi_convert.cnn.recipe import TrainOptions as TrainOptions
+    from loihi_convert.cnn.training import train_cnn as train_cnn
+    from loihi_convert.conversion.balancing import balance as balance
+    from loihi_convert.conversion.options import BalanceOptions as BalanceOptions
+    from loihi_convert.conversion.options import QuantizeOptions as QuantizeOptions
+    from loihi_convert.conversion.quantization import quantize as quantize
+    from loihi_convert.data import load_data as load_data
+    from loihi_convert.errors import LoihiConvertError as LoihiConvertError
+    from loihi_convert.face import Converted as Converted
+    from loihi_convert.face import Result as Result
+    from loihi_convert.face import convert as convert
+    from loihi_convert.face import load as load
+    from loihi_convert.fine_tuning import fine_tune as fine_tune
+    from loihi_convert.lowering import to_relu_network as to_relu_network
+    from loihi_convert.netx import read as read
+    from loihi_convert.netx import write as write
 
 # Imported on first use, so that a command loads only what it needs.
 _HOMES: Final = {
@@ -82,25 +87,7 @@ _HOMES: Final = {
     "write": "netx",
 }
 
-__all__ = [
-    "BalanceOptions",
-    "Converted",
-    "LoihiConvertError",
-    "QuantizeOptions",
-    "Result",
-    "TrainOptions",
-    "__version__",
-    "balance",
-    "convert",
-    "fine_tune",
-    "load",
-    "load_data",
-    "quantize",
-    "read",
-    "to_relu_network",
-    "train_cnn",
-    "write",
-]
+__all__ = ["__version__", *_HOMES]
 
 
 def __getattr__(name: str) -> Any:

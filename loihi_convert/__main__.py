@@ -63,11 +63,9 @@ def main() -> NoReturn:
         signal.signal(number, on_signal)
     try:
         from loihi_convert import cli
-        from loihi_convert.cli.console import log_notes
         from loihi_convert.ground.devices import wait_passively
 
         wait_passively()
-        log_notes()
         # On Ctrl-C some versions of typer raise Abort, others return the exit code.
         code = cli.app(standalone_mode=False) or 0
     except BaseException as error:

@@ -1,4 +1,4 @@
-"""Result of a run in Python: accuracies or errors, tables, a data frame, a picture."""
+"""The Python face: `convert` and `load`, the network that they return, and the result of its run."""
 
 from __future__ import annotations
 
@@ -46,8 +46,9 @@ from loihi_convert.metrics.regression import mean_errors
 from loihi_convert.pipeline.checking import CheckReport, check, load_file
 from loihi_convert.pipeline.converting import converted, require_convertible
 from loihi_convert.pipeline.diagnosing import DiagnosisReport, diagnose
-from loihi_convert.pipeline.formats import require_netx_name
+from loihi_convert.pipeline.exporting import require_netx_name
 from loihi_convert.pipeline.opening import doubt, notes_on_images, open_model, source_of
+from loihi_convert.pipeline.options import CheckOptions
 from loihi_convert.reading.source import Source
 from loihi_convert.reading.users_code import named
 from loihi_convert.report.conversion_tables import network_table
@@ -363,7 +364,7 @@ class Converted:
         with tempfile.TemporaryDirectory() as folder:
             file = load_file(self.save(Path(folder) / _FILE))
         # Not the name of a file that is gone.
-        return check(replace(file, path=Path("the network")), pixels, target=target, chips=chips)
+        return check(replace(file, path=Path("the network")), pixels, CheckOptions(target, chips=chips))
 
     def diagnose(
         self, images: Images, labels: Labels | None = None, *, timesteps: int | None = None, device: AnyDevice = "auto"

@@ -1,4 +1,4 @@
-"""Fine-tuning of a CNN in memory for few time steps: `fine_tune`."""
+"""Fine-tuning of a CNN for few time steps: `fine_tune`, and what is known of a CNN before it is trained further."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Final, cast
 
+import numpy as np
 import torch
 from pydantic import JsonValue
 from torch import nn
 
 from loihi_convert.cnn.checkpoint import digest
+from loihi_convert.cnn.design import Design
+from loihi_convert.cnn.qcfs import MIN_THRESHOLD, Qcfs
 from loihi_convert.cnn.recipe import Recipe, TrainOptions, chosen_recipe
-from loihi_convert.cnn.trainer import spiking_accuracy
+from loihi_convert.cnn.trainer import accuracy, spiking_accuracy
 from loihi_convert.cnn.training import require_free, train_design
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import as_dataset, split_for_training
@@ -22,13 +25,15 @@ from loihi_convert.data.dataset import Dataset, DataSplits
 from loihi_convert.data.in_memory import Images, Labels, as_input_shape
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Shape
-from loihi_convert.ground.choices import Device
+from loihi_convert.ground.choices import MAX_LEVELS, Device
 from loihi_convert.ground.devices import AnyDevice, chosen_device
 from loihi_convert.ground.files import as_path
 from loihi_convert.ground.normalization import channel_normalization, require_both
 from loihi_convert.ground.progress import progress_bar, tell
-from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher, require_same_training
-from loihi_convert.reading.own_cnn import copies_of, design_of, teacher_of
+from loihi_convert.metrics.own_accuracy import OwnAccuracy, OwnFit, own_accuracy
+from loihi_convert.pipeline.converting import COMPARED, require_same_outputs
+from loihi_convert.reading.own_cnn import copies_of, design_of, require_training, teacher_of
+from loihi_convert.reading.source import Source
 from loihi_convert.reading.users_code import article, named, unwrapped
 
 
@@ -228,3 +233,73 @@ def _held_out(validation: tuple[Images, Labels] | Images, input_shape: tuple[int
         images, labels = cast("tuple[Images, Labels]", validation)
         return as_dataset(images, labels, input_shape=input_shape)
     return as_dataset(validation, input_shape=input_shape)
+
+
+_FINE_QCFS_TOLERANCE: Final = 0.02
+_LEAST_THRESHOLD: Final = 10 * MIN_THRESHOLD
+"""Smaller than it, a layer's largest threshold is near the bound of all, and its weights are as small."""
+_WORSE: Final = 2
+"""Standard errors by which an accuracy of one half may be lower by chance, the largest of all."""
+
+
+def require_same_training(design: Design, splits: DataSplits) -> None:
+    """Raise an error if the QCFS network that ``design`` trains would be read as another one, before it is trained.
+
+    Its activations get so many levels that a rounding error hardly moves an output.
+    """
+    require_training(design, splits)
+    if design.qcfs_levels is None:
+        return
+    model = design.build()
+    for number, module in enumerate(module for module in model.modules() if isinstance(module, Qcfs)):
+        _require_trainable(module, number, design.name)
+        module.levels = MAX_LEVELS
+    source = Source.from_module(model, splits.input_shape, normalization=design.normalization)
+    require_same_outputs(source, np.asarray(splits.train.images[:COMPARED]), qcfs_tolerance=_FINE_QCFS_TOLERANCE)
+
+
+def _require_trainable(activation: Qcfs, number: int, name: str) -> None:
+    """Raise a `UsageError` if all thresholds are so small that a step of the optimizer is larger."""
+    largest = float(activation.threshold.detach().max())
+    if largest < _LEAST_THRESHOLD:
+        raise UsageError(
+            f"found activations of at most about {largest:.2g} after ReLU {number + 1}",
+            where=name,
+            expected=f"must be at least about {_LEAST_THRESHOLD:g}, which a training step changes little",
+        )
+
+
+def accuracy_before(design: Design, splits: DataSplits) -> OwnAccuracy | None:
+    """Return how good the CNN that a training of ``design`` begins with is on validation images; None if untrained.
+
+    A forgotten normalization would be trained into the CNN.
+    """
+    if design.trained is None:
+        return None
+    source = Source.from_module(
+        design.trained(), splits.input_shape, normalization=design.normalization, data=splits.name
+    )
+    found = own_accuracy(source, splits.validation, "validation images", data=splits.name)
+    assert not isinstance(found, OwnFit)
+    return found
+
+
+class TeacherAccuracy(OwnAccuracy):
+    """The accuracy of a teacher."""
+
+    subject = "the teacher"
+
+
+def accuracy_of_teacher(design: Design, splits: DataSplits, cnn: OwnAccuracy | None) -> TeacherAccuracy:
+    """Return how good the teacher of ``design`` is on all validation images, with a warning if ``cnn`` is better.
+
+    An untrained teacher, or one that needs another normalization, would teach errors.
+    """
+    assert design.teacher is not None
+    network = design.teacher.network
+    found = accuracy(network, network.state_dict(), splits.validation)
+    of_teacher = TeacherAccuracy(found, len(splits.validation), "validation images")
+    if cnn is None or found >= cnn.accuracy - _WORSE * (0.25 / cnn.image_count) ** 0.5:
+        return of_teacher
+    reason = f"the CNN itself {100 * cnn.accuracy:.2f} %. Has it been trained, on images with the same mean and std?"
+    return replace(of_teacher, warning=f"{of_teacher.sentence}, {reason}")

@@ -27,7 +27,7 @@ from loihi_convert.data.dataset import in_turns
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.metrics.advice import verdict
 from loihi_convert.pipeline.opening import doubt, open_cnn
-from loihi_convert.pipeline.options import NetworkFile
+from loihi_convert.pipeline.options import CnnOptions, DataRequest, NetworkFile
 
 CELLS = (Path(__file__).parent / "notebooks/own_cnn.py").read_text().split("# %% ")[1:]
 
@@ -402,12 +402,14 @@ def test_commands_ask_for_the_order_of_axes_too(tmp_path: Path, monkeypatch: pyt
     torch.save(_dense_cnn(pixels).state_dict(), tmp_path / "dense.pt")
     np.savez(tmp_path / "own.npz", images=pixels)
     np.savez(tmp_path / "labelled.npz", images=pixels, labels=np.arange(64) % 3)
-    given = {"arch": "dense_nets:make", "data": str(tmp_path / "own.npz")}
+    own = DataRequest(str(tmp_path / "own.npz"))
     with pytest.raises(DataError) as raised:
-        open_cnn(NetworkFile(tmp_path / "dense.pt", **given))
+        open_cnn(NetworkFile(tmp_path / "dense.pt", CnnOptions("dense_nets:make"), own))
     assert all(shape in raised.value.hint for shape in ("6,4,4", "4,6,4"))
     for shape in ((6, 4, 4), (4, 6, 4)):
-        source, splits = open_cnn(NetworkFile(tmp_path / "dense.pt", **given, input_shape=shape))
+        source, splits = open_cnn(
+            NetworkFile(tmp_path / "dense.pt", CnnOptions("dense_nets:make", input_shape=shape), own)
+        )
         assert source.network.input_shape == splits.input_shape == shape
 
 

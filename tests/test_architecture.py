@@ -34,9 +34,10 @@ USES = {
     "a file format": """
 from pathlib import Path
 from loihi_convert.pipeline.exporting import export
+from loihi_convert.pipeline.options import WriteOptions
 from loihi_convert.reading.source import Source
 source = Source.from_module(Cnn(), (1, 6, 6))
-(done,) = export(source, "weights.npz", (4,), images, file_format="npz")
+(done,) = export(source, "weights.npz", (4,), images, writing=WriteOptions("npz"))
 print(done.notes[-1], sorted(np.load("weights.npz").files))
 """,
     "a chip": "print(made(target='loihi3').network.target)",

@@ -39,7 +39,7 @@ from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.pipeline import golden_check
-from loihi_convert.pipeline.exporting import write_bundle
+from loihi_convert.pipeline.bundle import write_bundle
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ from loihi_convert.netx.native import encode
 from loihi_convert.netx.stock import StockLayer
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.checking import LoadedFile, load_file
+from loihi_convert.pipeline.options import CheckOptions
 
 Datasets = dict[str, Any]
 
@@ -114,7 +115,8 @@ BY_LAVA_DL = "unmodified lava dl computes the same"
 
 def found_in(path: Path, target: Target = "lava", **options: Any) -> dict[str, Finding]:
     """Return the findings by rule; each rule has at most one finding in these networks."""
-    checked = checking.check(load_file(path), target=target, **options)
+    images, labels = options.pop("images", None), options.pop("labels", None)
+    checked = checking.check(load_file(path), images, CheckOptions(target, **options), labels=labels)
     return {finding.rule: finding for finding in checked.findings}
 
 
@@ -579,7 +581,7 @@ def test_the_comparison_is_made_on_request(tmp_path: Path) -> None:
     netx.write(good(), path)
     loaded = load_file(path)
     assert checking.check(loaded).compared == ()
-    assert checking.check(loaded, compare=True).compared == neuron_costs(good())
+    assert checking.check(loaded, options=CheckOptions(compare=True)).compared == neuron_costs(good())
 
 
 BROKEN_SIZES = [
@@ -615,20 +617,14 @@ def test_a_network_too_large(
 
 
 def test_more_chips_are_advised_only_if_they_help() -> None:
-    """129 cores need 2 chips; the synapses of the neurons of a layer of 16,001 inputs fit no core."""
-    broken = [Populated(*one) for one in BROKEN_SIZES[0][2]]  # type: ignore[attr-defined]
-    assert resources((1, 64, 64), broken).needed == 2
+    """129 cores need 2 chips, and fit those; the synapses of the neurons of a layer of 16,001 inputs fit no core."""
+    shape, large = (1, 64, 64), [Populated(*one) for one in BROKEN_SIZES[0][2]]  # type: ignore[attr-defined]
+    assert resources(shape, large).needed == 2
+    on_two = findings(NEUROCORE_RULES, [(None, resources(shape, large, chips=2))], "loihi2")
+    assert "the network fits the chips" not in {finding.rule for finding in on_two}
     layers = [Populated("conv", Conv(np.ones((64, 1, 1, 1)))), Populated("fc", Dense(np.ones((1, 2**18))))]
-    (found,) = findings(NEUROCORE_RULES, [(None, resources((1, 64, 64), layers))], "loihi2")
+    (found,) = findings(NEUROCORE_RULES, [(None, resources(shape, layers))], "loihi2")
     assert found.fix == "Use fewer channels, or a stride instead of a pooling."
-
-
-def test_more_chips_hold_more() -> None:
-    broken = [Populated(*one) for one in BROKEN_SIZES[0][2]]  # type: ignore[attr-defined]
-    chips = resources((1, 64, 64), broken, chips=2)
-    assert "the network fits the chips" not in {
-        finding.rule for finding in findings(NEUROCORE_RULES, [(None, chips)], "loihi2")
-    }
 
 
 @given(networks())
@@ -781,19 +777,14 @@ def test_silent_classes_are_not_to_be_pruned(check_network: Callable[..., dict[s
 
 
 def test_silent_channels_of_the_cnn() -> None:
+    """The first channel is always positive, which is not saturation."""
     kernel = np.array([[[[1.0]]], [[[-1.0]]]])
     layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
-    images = np.full((3, 1, 2, 2), 255, np.uint8)
-    ((name, activity),) = cnn_activity(ReluNetwork((1, 2, 2), layers), images)
+    cnn, images = ReluNetwork((1, 2, 2), layers), np.full((3, 1, 2, 2), 255, np.uint8)
+    ((name, activity),) = cnn_activity(cnn, images)
     assert name == "conv"
     assert activity.firing_rate.tolist() == [1, 0]
-
-
-def test_a_channel_of_the_cnn_that_is_always_positive_is_not_saturated() -> None:
-    kernel = np.array([[[[1.0]]], [[[-1.0]]]])
-    layers = (ReluLayer("conv", Conv(kernel)), ReluLayer("fc", Dense(np.ones((2, 8)))))
-    cnn = LoadedFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
-    (finding,) = checking.check(cnn, np.full((3, 1, 2, 2), 255, np.uint8)).findings
+    (finding,) = checking.check(LoadedFile(Path("model.pt"), cnn), images).findings
     assert_says(finding, "warning", "conv", ["1 of 2 channels (1)", "3 images"])
 
 
@@ -804,7 +795,7 @@ def test_only_neurons_that_can_compute_the_network_are_compared() -> None:
     clipped = replace(hidden, ceiling=np.array([6.0]))
     for layers, can_be_graded in (((hidden, dense), True), ((clipped, dense), False), ((dense,), False)):
         cnn = LoadedFile(Path("model.pt"), ReluNetwork((1, 2, 2), layers))
-        kinds = [cost.neurons for cost in checking.check(cnn, compare=True).compared]
+        kinds = [cost.neurons for cost in checking.check(cnn, options=CheckOptions(compare=True)).compared]
         assert kinds == ["own", "circuit", "LIF", *(["graded"] if can_be_graded else [])]
 
 
@@ -824,7 +815,7 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     torch.manual_seed(0)
     torch.save(WithTanh().state_dict(), "tanh.pt")
     candidate = load_file(Path("tanh.pt"), arch="candidates:tanh", input_shape=(1, 4, 4))
-    (finding,) = checking.check(candidate, compare=True).findings
+    (finding,) = checking.check(candidate, options=CheckOptions(compare=True)).findings
     assert finding.severity == "error"
     assert "Tanh" in finding.line
     # The options for its images do not hide it.
@@ -836,12 +827,12 @@ def test_what_convert_refuses_is_named_before_export(tmp_path: Path, monkeypatch
     with pytest.raises(InputError, match=r"does not accept images of shape \(4, 4, 1\)"):
         load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(4, 4, 1))
     candidate = load_file(Path("plain.pt"), arch="candidates:plain", input_shape=(1, 4, 4))
-    checked = checking.check(candidate, target="loihi2")
+    checked = checking.check(candidate, options=CheckOptions("loihi2"))
     assert checked.findings == ()
     assert checked.chips is not None
     assert [layer.neurons for layer in checked.chips.layers] == [8, 3]
-    with pytest.raises(UsageError, match="found 4") as caught:
-        checking.check(candidate, timesteps=4)
+    with pytest.raises(UsageError, match=r"given for plain\.pt") as caught:
+        checking.check(candidate, options=CheckOptions(timesteps=4))
     assert caught.value.where == "timesteps"
 
 

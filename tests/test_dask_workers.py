@@ -9,7 +9,6 @@ import shlex
 import shutil
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -83,8 +82,8 @@ def test_two_workers_write_the_bytes_of_one_process(
 
 def test_an_error_in_a_shard_is_the_users_error(workers: DaskWorkers, folder: Path) -> None:
     opened, digits = open_file(folder / "model.net"), load_data("digits")
-    work = running.file_work(opened, open_backend("ref"), RunOptions())
-    work = replace(work, backend="sim", backend_options=BackendOptions(lava_python="/no/python"))
+    backend = open_backend("sim", BackendOptions(lava_python="/no/python"))
+    work = running.FileWork(opened, backend, RunOptions())
     with pytest.raises(PlatformError, match="program /no/python not found") as raised:
         workers.map(running.run_work, work, divided(digits.test.images, 4, "cpu"))
     assert raised.value.where == "lava_python"

@@ -39,7 +39,8 @@ from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.nir import writer as nir
 from loihi_convert.nir.writer import nir_notes, to_graph
 from loihi_convert.pipeline import exporting
-from loihi_convert.pipeline.formats import rewritten
+from loihi_convert.pipeline.exporting import rewritten
+from loihi_convert.pipeline.options import WriteOptions
 from loihi_convert.reading.source import Source
 
 GOLDEN = Path(netx.__file__).parents[1] / "golden" / "model.net"
@@ -337,7 +338,9 @@ def test_a_cnn_is_exported_as_nir(tmp_path: Path) -> None:
     source = Source.from_module(cnn, (1, 8, 8))
     balancing = BalanceOptions(method="percentile")
     netx_file, nir_files = (
-        exporting.export(source, tmp_path / name, steps, pixels, balance_options=balancing, file_format=file_format)
+        exporting.export(
+            source, tmp_path / name, steps, pixels, balance_options=balancing, writing=WriteOptions(file_format)
+        )
         for name, steps, file_format in (("a.net", (STEPS,), "netx"), ("a.nir", (STEPS, 2), "nir"))
     )
     assert [item.path.name for item in nir_files] == [f"a-T{STEPS}.nir", "a-T2.nir"]
@@ -399,7 +402,11 @@ def test_export_refuses_before_it_starts(tmp_path: Path) -> None:
     def refused(**options: Any) -> UsageError:
         with pytest.raises(UsageError) as caught:
             exporting.export(
-                tmp_path / "missing.pt", options.pop("output"), (4,), np.zeros((1, 1, 8, 8), np.uint8), **options
+                tmp_path / "missing.pt",
+                options.pop("output"),
+                (4,),
+                np.zeros((1, 1, 8, 8), np.uint8),
+                writing=WriteOptions(**options),
             )
         return caught.value
 
@@ -411,6 +418,6 @@ def test_export_refuses_before_it_starts(tmp_path: Path) -> None:
 def test_without_the_package_the_error_names_the_extra(file_in: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "nir", None)
     with pytest.raises(PlatformError) as caught:
-        rewritten(file_in, None, "nir")
+        rewritten(file_in, None, WriteOptions("nir"))
     assert caught.value.where == "nir"
     assert caught.value.hint == "pip install 'loihi-convert[nir]'"

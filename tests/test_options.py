@@ -17,12 +17,12 @@ from support.command_line import invoker
 import loihi_convert as lc
 from loihi_convert import cli
 from loihi_convert.backends.backend import BackendOptions
-from loihi_convert.cli.options import BoardOptions, CnnOptions
+from loihi_convert.cli.options import BoardOptions
 from loihi_convert.cli.sweep import AXES, read_grid
 from loihi_convert.cnn.recipe import Recipe
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.options import Flag, declared, names_of, options_of
-from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.options import CnnOptions, RunOptions
 
 CLASSES = (
     *(lc.BalanceOptions, lc.QuantizeOptions, lc.TrainOptions, Recipe),

@@ -29,9 +29,9 @@ from loihi_convert.errors import InputError, LoihiConvertError, UsageError, Veri
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.metrics.early_exit import choose_margin
-from loihi_convert.pipeline import exporting, formats, opening, running
+from loihi_convert.pipeline import exporting, opening, running
 from loihi_convert.pipeline.opening import open_file
-from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.options import RunOptions, WriteOptions
 from loihi_convert.reading.source import Source
 
 TRACED = RunOptions(trace=True)
@@ -62,7 +62,7 @@ def test_export_writes_one_file_per_t(digits: DataSplits, folder: Path, tmp_path
         assert network.provenance["model"]["architecture"] == "digits-cnn"
         # Along an axis of 8 a padded kernel of 3 has 22 taps inside the map, along one of 4 it has 10.
         assert network.provenance.model.multiply_accumulates == 16 * 22**2 + 16 * 32 * 10**2 + 32 * 4 * 10
-        assert item.verified_images == formats.VERIFIED_IMAGES
+        assert item.verified_images == exporting.VERIFIED_IMAGES
         assert item.report.timesteps == steps
 
 
@@ -79,7 +79,7 @@ def test_an_existing_folder_takes_the_files(
     tmp_path: Path, output: str, timesteps: tuple[int, ...], names: list[str]
 ) -> None:
     (tmp_path / "folder").mkdir()
-    paths = exporting.output_paths(Path("elsewhere/model.pt"), tmp_path / output, timesteps)
+    paths = exporting.output_paths(Path("elsewhere/model.pt"), tmp_path / output, timesteps, WriteOptions())
     assert [str(path.relative_to(tmp_path)) for path in paths] == names
 
 
@@ -300,27 +300,27 @@ def test_many_steps_are_verified_in_parts(
     """At T = 512 the trace of 32 images would take gigabytes. Every image is compared; where the trace of one has no
     room for all steps, each layer in the first steps, and the output in all."""
     network = netx.read(folder / "model.net")
-    monkeypatch.setattr(formats, "TRACED_BYTES", images_at_once * result_size(network, 1, steps, trace=True))
+    monkeypatch.setattr(exporting, "TRACED_BYTES", images_at_once * result_size(network, 1, steps, trace=True))
     runs: list[tuple[int, int, bool]] = []
 
     def run(network: QuantizedNetwork, images: np.ndarray, timesteps: int, *, trace: bool) -> Any:
         runs.append((len(images), timesteps, trace))
         result = run_network(network, images, timesteps, trace=trace)
-        if sum(count for count, _, was_traced in runs if was_traced == trace) == formats.VERIFIED_IMAGES:
+        if sum(count for count, _, was_traced in runs if was_traced == trace) == exporting.VERIFIED_IMAGES:
             if wrong == "output potential" and timesteps == 4:
                 result.potentials[-1, -1, -1] += 1
             elif wrong == "layer 0 potential" and trace:
                 result.traces[0].potentials[-1, -1, -1] += 1
         return result
 
-    monkeypatch.setattr(formats, "run_network", run)
+    monkeypatch.setattr(exporting, "run_network", run)
     at = 4 if wrong == "output potential" else steps
-    with pytest.raises(VerificationError, match=f"{wrong} of image {formats.VERIFIED_IMAGES - 1} at T = {at}, "):
+    with pytest.raises(VerificationError, match=f"{wrong} of image {exporting.VERIFIED_IMAGES - 1} at T = {at}, "):
         exporting.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images())
     traced = [(count, timesteps) for count, timesteps, trace in runs if trace]
     assert {timesteps for _, timesteps in traced} == {steps}
     assert max(count for count, _ in traced) == images_at_once
-    assert sum(count for count, _ in traced) == formats.VERIFIED_IMAGES
+    assert sum(count for count, _ in traced) == exporting.VERIFIED_IMAGES
     assert {timesteps for _, timesteps, trace in runs if not trace} == ({4} if steps < 4 else set())
 
 
@@ -337,11 +337,15 @@ def test_a_file_that_computes_something_else_is_an_error(
         write(replace(network, layers=(lost, *network.layers[1:])), path, overwrite=overwrite)
 
     monkeypatch.setattr(netx, "write", careless)
-    with pytest.raises(VerificationError, match=formats.NOT_THE_SAME):
+    with pytest.raises(VerificationError, match=exporting.NOT_THE_SAME):
         exporting.export(folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50])
     assert not (tmp_path / "out.net").exists()
     exported = exporting.export(
-        folder / "model.pt", tmp_path / "out.net", (4,), digits.calibration_images()[:50], verify=False, overwrite=True
+        folder / "model.pt",
+        tmp_path / "out.net",
+        (4,),
+        digits.calibration_images()[:50],
+        writing=WriteOptions(verify=False, overwrite=True),
     )
     assert exported[0].verified_images == 0
 

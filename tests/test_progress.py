@@ -53,3 +53,14 @@ def test_work_continues_if_stderr_is_closed(
     progress_lines("x", lambda: next(times))(1, 2)
     log("a note")
     assert capsys.readouterr().out == ""
+
+
+def test_only_the_outer_of_two_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("loihi_convert.ground.progress.LINE_SECONDS", -1.0)
+    with progress_bar("outer") as outer:
+        with progress_bar("inner") as inner:
+            inner(1, 2)
+        outer(1, 2)
+    with progress_bar("later") as later:
+        later(2, 2)
+    assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["outer", "later"]

@@ -31,6 +31,7 @@ from loihi_convert.metrics.evaluation import evaluate
 from loihi_convert.metrics.work import relay_work
 from loihi_convert.pipeline import checking
 from loihi_convert.pipeline.checking import load_file
+from loihi_convert.pipeline.options import CheckOptions
 from loihi_convert.report.conversion_tables import network_table, resource_table
 from loihi_convert.simulation.intermediate import intermediate_networks
 from loihi_convert.simulation.relu import ReluChain, currents
@@ -291,7 +292,7 @@ def with_dead_relay(network: QuantizedNetwork) -> QuantizedNetwork:
 
 def findings_of(network: QuantizedNetwork, folder: Path, images: Array) -> list[tuple[str, str | None, str]]:
     netx.write(network, folder / "model.net")
-    checked = checking.check(load_file(folder / "model.net"), images, 8)
+    checked = checking.check(load_file(folder / "model.net"), images, CheckOptions(timesteps=8))
     return [(finding.rule, finding.layer, finding.found) for finding in checked.findings]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def test_float_outputs_do_not_depend_on_the_number_of_threads(digits: DataSplits
             torch.set_num_threads(threads)
             with open_backend("ref") as backend:
                 runs.append(
-                    running.run_shard(opened, backend, RunOptions(float_snn=True), Shard(0, digits.test.images))
+                    running.run_shard(
+                        running.FileWork(opened, backend, RunOptions(float_snn=True)), Shard(0, digits.test.images)
+                    )
                 )
     finally:
         torch.set_num_threads(before)
@@ -165,7 +168,7 @@ def test_a_worker_needs_no_file(digits: DataSplits, folder: Path, tmp_path: Path
     path = tmp_path / "model.net"
     path.write_bytes((folder / "model.net").read_bytes())
     opened, shard = open_file(path), Shard(0, digits.test.images[:2])
-    work = running.file_work(opened, open_backend("ref"), RunOptions())
+    work = running.FileWork(opened, open_backend("ref"), RunOptions())
     path.unlink()
     expected = run_network(netx.read(folder / "model.net"), shard.images, 8)
     assert_equal(running.run_work(work, shard).result, expected)
@@ -176,7 +179,7 @@ def test_workers_are_refused_for_a_board(folder: Path) -> None:
         name = "loihi2"
 
     with pytest.raises(UsageError) as raised:
-        running.file_work(open_file(folder / "model.net"), Board(), RunOptions())  # type: ignore[arg-type]
+        pickle.dumps(running.FileWork(open_file(folder / "model.net"), Board(), RunOptions()))  # type: ignore[arg-type]
     assert raised.value.where == "backend"
 
 
@@ -194,7 +197,7 @@ def test_images_of_a_shard_keep_their_numbers(digits: DataSplits, folder: Path) 
 
     opened = open_file(folder / "poisson.net")
     with pytest.raises(VerificationError, match=r"output potential of image 67 at T = 2, index \(0,\)"):
-        running.run_shard(opened, Wrong(), RunOptions(), Shard(64, digits.test.images[64:70]))  # type: ignore[arg-type]
+        running.run_shard(running.FileWork(opened, Wrong(), RunOptions()), Shard(64, digits.test.images[64:70]))
 
 
 @pytest.mark.lava
@@ -206,4 +209,4 @@ def test_a_shard_on_lava_has_the_poisson_spikes_of_its_place(
     shard = Shard(64, digits.test.images[64:68])
     with open_backend("sim", options) as backend:
         # Compared with `ref`, which has the spikes of the undivided run.
-        assert running.run_shard(opened, backend, RunOptions(), shard).equal_to_reference == 4
+        assert running.run_shard(running.FileWork(opened, backend, RunOptions()), shard).equal_to_reference == 4

@@ -18,7 +18,6 @@ from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from loihi_convert import convert
-from loihi_convert.cli.options import CnnOptions
 from loihi_convert.cnn.checkpoint import Checkpoint, digest, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.errors import (
@@ -34,6 +33,7 @@ from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.lowering import obstacles, to_relu_network
 from loihi_convert.pipeline.converting import require_same_outputs
+from loihi_convert.pipeline.options import CnnOptions
 from loihi_convert.reading.source import Source, open_source, reopen_source
 from loihi_convert.reading.users_code import build_cnn, shape_taken
 from loihi_convert.simulation.relu import cnn_scores, relu_outputs

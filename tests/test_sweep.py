@@ -50,10 +50,9 @@ from loihi_convert.cnn.recipe import default_recipe
 from loihi_convert.conversion.options import BalanceOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import PlatformError, UsageError
-from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline import exporting, running
 from loihi_convert.pipeline.opening import open_file
-from loihi_convert.pipeline.options import NetworkFile
+from loihi_convert.pipeline.options import CnnOptions, DataRequest, NetworkFile
 from loihi_convert.reading.source import open_source
 
 NETWORK = NetworkFile(Path("/somewhere/model.pt"))
@@ -114,17 +113,17 @@ class TestIdentity:
             replace(CELL, images=ImageChoice("test")),
             *(replace(CELL, digests=replace(DIGESTS, **{name: "other"})) for name in asdict(DIGESTS)),
             *(
-                replace(CELL, network=replace(NETWORK, **change))
+                replace(CELL, network=replace(NETWORK, cnn=CnnOptions(**change)))
                 for change in (
                     {"arch": "nets:make"},
                     {"input_shape": (1, 8, 8)},
                     {"classes": ("a", "b")},
-                    {"normalization": Normalization((0.5,), (1.0,))},
-                    {"normalization": Normalization((0.0,), (0.5,))},
+                    {"mean": (0.5,), "std": (1.0,)},
+                    {"mean": (0.0,), "std": (0.5,)},
                     {"task": "regression"},
-                    {"class_map": "sorted"},
                 )
             ),
+            replace(CELL, network=replace(NETWORK, images=DataRequest(class_map="sorted"))),
         ],
     )
     def test_so_does_all_that_determines_a_result(self, other: ConversionCell) -> None:
@@ -134,11 +133,11 @@ class TestIdentity:
     def test_a_normalization_has_the_names_by_which_finished_cells_are_found(self) -> None:
         rest = {"arch": None, "input_shape": None, "classes": None, "task": "classification", "class_map": None}
         assert CELL.key["network"] == {**rest, "mean": None, "std": None}
-        normalized = replace(CELL, network=replace(NETWORK, normalization=Normalization((0.5,), (0.25,))))
+        normalized = replace(CELL, network=replace(NETWORK, cnn=CnnOptions(mean=(0.5,), std=(0.25,))))
         assert normalized.key["network"] == {**rest, "mean": (0.5,), "std": (0.25,)}
 
     def test_places_do_not(self) -> None:
-        moved = NetworkFile(Path("/elsewhere/low.pt"), data="digits", data_root=Path("/data"))
+        moved = NetworkFile(Path("/elsewhere/low.pt"), images=DataRequest("digits", Path("/data")))
         assert replace(CELL, network=moved).name == CELL.name
 
     @pytest.mark.parametrize("without_effect", [{"percentile": 99.9}, {"poisson_seed": 7}, {"reset": "soft"}])
@@ -321,7 +320,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["absent.toml"], 3, "error: absent.toml: cannot be read as TOML (No such file or directory)."),
         (["bad.toml"], 3, "error: bad.toml: cannot be read as TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
-        (["type.toml"], 2, "error: type.toml: timesteps: found True; must be a whole number in 1.."),
+        (["type.toml"], 2, "error: type.toml: timesteps: found 'yes'; must be a whole number."),
         (["comma.toml"], 2, "error: comma.toml: classes: found ['a, b', 'c']; must contain texts without commas."),
         (["table.toml"], 2, "error: table.toml: class-map: found {'a,b': 0}; must contain texts without commas."),
         (["twice.toml"], 2, "error: twice.toml: weight_bits: found weight-bits again; must be given once."),
@@ -424,15 +423,15 @@ def test_paths_given_as_flags_are_relative_to_the_current_folder(
     Path("sub/grid.toml").write_text('model = "model.pt"\ndata = "own.npz"\ntimesteps = 1\n')
     (of_file,) = read_grid([Path("sub/grid.toml")], {}).networks
     (of_flag,) = read_grid([Path("sub/grid.toml")], {"data": "own.npz", "data-root": "root"}).networks
-    assert (of_file.data, of_flag.data) == (str(tmp_path / "sub" / "own.npz"), str(tmp_path / "own.npz"))
-    assert (of_file.model, of_flag.model, of_flag.data_root) == (of_file.model, of_file.model, tmp_path / "root")
+    assert (of_file.images.data, of_flag.images.data) == (str(tmp_path / "sub" / "own.npz"), str(tmp_path / "own.npz"))
+    assert (of_file.model, of_flag.model, of_flag.images.data_root) == (of_file.model, of_file.model, tmp_path / "root")
     Path("sub/tables.toml").write_text(
         'timesteps = 1\n[[network]]\nmodel = "model.pt"\ndata = "own.npz"\nmean = 0.5\nstd = 0.5\n'
     )
     (of_table,) = read_grid([Path("sub/tables.toml")], {}).networks
     (of_flag,) = read_grid([Path("sub/tables.toml")], {"data": "own.npz", "mean": "0.1"}).networks
-    assert (of_table.data, of_table.normalization) == (str(tmp_path / "sub" / "own.npz"), ((0.5,), (0.5,)))
-    assert (of_flag.data, of_flag.normalization) == (str(tmp_path / "own.npz"), ((0.1,), (0.5,)))
+    assert (of_table.images.data, of_table.cnn.normalization) == (str(tmp_path / "sub" / "own.npz"), ((0.5,), (0.5,)))
+    assert (of_flag.images.data, of_flag.cnn.normalization) == (str(tmp_path / "own.npz"), ((0.1,), (0.5,)))
 
 
 def test_a_percentile_has_a_default() -> None:

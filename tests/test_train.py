@@ -46,7 +46,7 @@ from loihi_convert.errors import CheckpointError, DataError, InputError, LoihiCo
 from loihi_convert.ground import compiled
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.pipeline.opening import open_cnn
-from loihi_convert.pipeline.options import NetworkFile
+from loihi_convert.pipeline.options import CnnOptions, NetworkFile
 from loihi_convert.reading.source import open_source
 from loihi_convert.simulation.relu import cnn_scores
 
@@ -636,10 +636,10 @@ def test_a_recorded_normalization_is_part_of_the_cnn(few: DataSplits, plain: Che
     ):
         assert np.allclose(network(pixels(images)).detach().numpy(), wanted, atol=1e-5)
     with pytest.raises(UsageError, match=r"mean: found \(0.5,\); the checkpoint was trained with"):
-        open_cnn(NetworkFile(tmp_path / "model.pt", normalization=Normalization((0.5,), (std,))))
+        open_cnn(NetworkFile(tmp_path / "model.pt", CnnOptions(mean=(0.5,), std=(std,))))
     # No hint of signals: the checkpoint has a shape.
     with pytest.raises(UsageError) as two:
-        open_cnn(NetworkFile(tmp_path / "model.pt", normalization=Normalization((0.5, 0.4), (std,))))
+        open_cnn(NetworkFile(tmp_path / "model.pt", CnnOptions(mean=(0.5, 0.4), std=(std,))))
     assert (two.value.where, two.value.hint) == ("mean", "")
 
 

@@ -33,6 +33,7 @@ from loihi_convert.batch.places import SlurmJobs
 from loihi_convert.errors import LoihiConvertError, PlatformError, first_line
 from loihi_convert.ground.dependencies import installed_version
 from loihi_convert.ground.devices import on_usable_cores
+from loihi_convert.ground.progress import quiet
 
 _LOG: Final = logging.getLogger(__name__)
 
@@ -340,7 +341,7 @@ class DaskWorkers:
 def _computed(versions: Mapping[str, str], function: Callable[..., _Result], *arguments: Any) -> _Result:
     """Call ``function`` in a worker, which must have ``versions``."""
     require_versions(versions)
-    with _COMPUTING:
+    with _COMPUTING, quiet():
         return function(*arguments)
 
 

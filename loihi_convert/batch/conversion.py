@@ -113,11 +113,9 @@ class Opened:
         return cnn_scores(self.source.compared, self.images.images)
 
 
-def open_network(
-    network: NetworkFile, choice: ImageChoice, *, tell: Callable[[str], None] = lambda sentence: None
-) -> Opened:
+def open_network(network: NetworkFile, choice: ImageChoice) -> Opened:
     """Return a CNN and its images, read now; as `open_cnn`, also an error if the images do not suffice."""
-    source, splits = open_cnn(network, tell=tell)
+    source, splits = open_cnn(network)
     is_split = len(splits.validation) > 0
     kind = f"{choice.split if is_split else 'own'} images"
     images = splits.validation if choice.split == "validation" and is_split else splits.test
@@ -130,7 +128,7 @@ def open_network(
         model=checkpoint_sha256(network.model),
         network=source.network.digest,
         compared=source.compared.digest,
-        code=None if network.arch is None else _code_digest(network.arch),
+        code=None if network.cnn.arch is None else _code_digest(network.cnn.arch),
         calibration=arrays_digest((calibration,)),
         images=arrays_digest(array for array in (images.images, images.labels, images.targets) if array is not None),
     )
@@ -162,15 +160,11 @@ class ConversionCell(Computation[CellResult]):
     @property
     def key(self) -> Mapping[str, Any]:
         """See `Computation.key`."""
-        network = asdict(self.network)
-        for name in ("model", "data", "data_root"):
-            del network[name]
-        # By these names, as earlier, so that finished cells are found.
-        network["mean"], network["std"] = network.pop("normalization") or (None, None)
+        # Not the places of the CNN and its images, of which the digests are known.
         return {
             "digests": asdict(self.digests),
             "split": self.images.split,
-            "network": network,
+            "network": {**asdict(self.network.cnn), "class_map": self.network.images.class_map},
             "setting": self.setting.varied,
         }
 
@@ -348,7 +342,7 @@ def planned_cells(grid: Grid, *, tell: Callable[[str], None] = lambda sentence: 
     settings = grid.settings
     found: dict[str, PlannedCell] = {}
     for network, name in zip(grid.networks, _names(grid.networks), strict=True):
-        opened = open_network(network, grid.images, tell=tell)
+        opened = open_network(network, grid.images)
         # Not on test images, as its advice would be chosen on them.
         is_test = opened.kind == "test images"
         own = None if is_test else own_accuracy(opened.source, opened.images, opened.kind, data=opened.data)

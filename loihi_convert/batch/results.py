@@ -162,7 +162,7 @@ def comparable(cells: Iterable[Found]) -> tuple[tuple[Found, ...], ...]:
     groups: dict[object, list[Found]] = {}
     for found in cells:
         cell = found.planned.cell
-        groups.setdefault((cell.digests.images, cell.network.task), []).append(found)
+        groups.setdefault((cell.digests.images, cell.network.cnn.task), []).append(found)
     return tuple(map(tuple, groups.values()))
 
 

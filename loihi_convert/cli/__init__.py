@@ -11,14 +11,13 @@ from typing import Annotated
 import typer
 
 from loihi_convert.cli.check import check
-from loihi_convert.cli.console import echo
+from loihi_convert.cli.console import echo, log_notes
 from loihi_convert.cli.demo import demo
 from loihi_convert.cli.diagnose import diagnose
 from loihi_convert.cli.export import export
 from loihi_convert.cli.golden import golden
-from loihi_convert.cli.listings import data, doctor, inspect, models
+from loihi_convert.cli.listings import data, doctor, inspect, models, report
 from loihi_convert.cli.options import Verb, Verbs, flags_of, with_options
-from loihi_convert.cli.report import report
 from loihi_convert.cli.reproduce import reproduce
 from loihi_convert.cli.run import run
 from loihi_convert.cli.sweep import sweep
@@ -81,6 +80,7 @@ def _options(ctx: typer.Context, version: Annotated[bool, _VERSION] = False) -> 
 
         echo(installed("loihi-convert"))
         raise typer.Exit
+    log_notes()
     try:
         Path.cwd()
     except FileNotFoundError:

@@ -11,11 +11,11 @@ import typer
 
 from loihi_convert.cli import options
 from loihi_convert.cli.console import Fact, echo, flagged, log, say_answer, say_json, say_tables
-from loihi_convert.cli.options import CnnOptions, DataRequest, first_images, flags_of, recorded_data, validation_images
+from loihi_convert.cli.options import first_images, flags_of, validation_images
 from loihi_convert.errors import InputError, UsageError, first_few, rendered
-from loihi_convert.ground.choices import Target
 from loihi_convert.ground.options import Flag
 from loihi_convert.ground.ready_made import file_of
+from loihi_convert.pipeline.options import CheckOptions, CnnOptions, DataRequest
 
 if TYPE_CHECKING:
     from loihi_convert.checks.finding import Finding
@@ -31,11 +31,8 @@ def check(
     ctx: typer.Context,
     file: Annotated[Path, Flag("FILE", is_argument=True)],
     *,
-    target: Target | None = None,
-    timesteps: options.Timesteps = None,
+    asked: CheckOptions,
     image_count: options.ImageCount = None,
-    chips: int = 1,
-    compare: bool = False,
     device: options.OnDevice = "auto",
     details: bool = False,
     as_json: options.AsJson = False,
@@ -48,16 +45,9 @@ def check(
     ----------
     file
         A .net file or a name of `loihi-convert models`; or a CNN before export: a checkpoint, an ONNX file.
-    target
-        Target platform: lava (CPU simulator) or loihi2 (chip). Default: the one that the file was exported for, or
-        lava.
     image_count
         Use the first N validation images to find channels that never fire or fire at every step; 0: skip this. Default:
         100, if the data are available.
-    chips
-        Number of Loihi 2 chips on the board (Kapoho Point has 8).
-    compare
-        Also show the neurocores needed with each kind of neuron, and so the cost of soft reset on a chip.
     details
         Also print resources of each layer and all sources.
     """
@@ -71,11 +61,8 @@ def check(
     checked = checking.check(
         candidate,
         None if known is None else known.images,
-        timesteps,
+        asked,
         labels=None if known is None else known.labels,
-        target=target,
-        chips=chips,
-        compare=compare,
         device="cpu" if known is None else chosen_device(device),
     )
     if as_json:
@@ -104,7 +91,6 @@ def _images(
 ) -> tuple[Dataset | None, str]:
     """Return the first validation images (for a user's own data, any images). If there are none and the user did not
     request any, also a note on the checks that are skipped."""
-    from loihi_convert.data import load_data
     from loihi_convert.pipeline.checking import WITH_THRESHOLDS
 
     if candidate.network is None:
@@ -117,8 +103,7 @@ def _images(
     if count == 0:
         return None, ""
     try:
-        wanted = images.data or recorded_data(candidate.path, candidate.recorded)
-        splits = load_data(wanted, images.data_root, input_shape=candidate.network.input_shape)
+        splits = images.load_for(candidate.path, candidate.recorded, candidate.network.input_shape)
     except (InputError, UsageError) as error:
         if count is not None or images.data is not None:
             raise

@@ -93,8 +93,9 @@ class _OnStderr(logging.Handler):
 def log_notes() -> None:
     """Print what this package logs, such as that loops are compiled the first time, on stderr."""
     logger = logging.getLogger("loihi_convert")
-    logger.addHandler(_OnStderr())
     logger.setLevel(logging.INFO)
+    if not any(isinstance(handler, _OnStderr) for handler in logger.handlers):
+        logger.addHandler(_OnStderr())
 
 
 def say_json(value: dict[str, Any]) -> None:

@@ -16,6 +16,7 @@ from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.dependencies import is_lava_at_hand
 from loihi_convert.ground.files import make_folder, require_new_or_empty
 from loihi_convert.ground.options import Flag
+from loihi_convert.pipeline.options import WriteOptions
 
 
 def demo(
@@ -65,7 +66,7 @@ def demo(
     log(trained_sentence(model, trained))
     log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
     images = splits.calibration_images()
-    exported = exporting.export(model, None, (timesteps,), images, overwrite=True)
+    exported = exporting.export(model, None, (timesteps,), images, writing=WriteOptions(overwrite=True))
     log(f"wrote {exported[0].path}")
     log("3/3  run it on " + ("Lava's CPU simulator" if backend == "sim" else "ref, the exact integers of Loihi"))
     runner = open_backend(backend, lava)

@@ -10,8 +10,6 @@ from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, say, say_json, say_tables
 from loihi_convert.cli.options import (
-    CnnOptions,
-    DataRequest,
     first_images,
     is_cnn,
     is_netx,
@@ -23,6 +21,7 @@ from loihi_convert.errors import UsageError
 from loihi_convert.ground.files import require_no_pipe
 from loihi_convert.ground.options import Flag
 from loihi_convert.ground.ready_made import file_of
+from loihi_convert.pipeline.options import CnnOptions, DataRequest, RunOptions
 
 if TYPE_CHECKING:
     from loihi_convert.ir.provenance import ModelRecord
@@ -74,12 +73,13 @@ def diagnose(
     from loihi_convert.ground.devices import chosen_device
     from loihi_convert.pipeline import diagnosing
     from loihi_convert.pipeline.opening import OpenedFile, doubt
+    from loihi_convert.pipeline.running import run
     from loihi_convert.reading.source import reopen_source
 
     chosen = chosen_device(device)
     network, sha256 = netx.read_with_digest(file)
     recorded = network.provenance.model
-    splits = request.load(file, recorded, network.input_shape)
+    splits = request.load_for(file, recorded, network.input_shape)
     known, kind = validation_images(splits)
     count = first_images(image_count, DIAGNOSED_IMAGES, len(known), f"{kind} of {splits.name}")
     if not 0 <= sim <= count:
@@ -92,16 +92,16 @@ def diagnose(
         source,
         known[:count],
         steps,
-        file=opened,
+        path=file,
         doubt=doubt(network, source, file.name, str(model)),
         data=splits.name,
         fingerprint=splits.test.fingerprint,
         device=chosen,
     )
     if sim:
-        runner = open_backend("sim", lava)
-        equal = diagnosing.images_equal_on_lava(opened, known[:sim], steps, runner, device=chosen)
-        done = replace(done, equal_on_lava=equal)
+        every_layer = RunOptions((steps,), trace=True, device=chosen)
+        with open_backend("sim", lava) as runner:
+            done = replace(done, equal_on_lava=run(opened, known[:sim], runner, every_layer).equal_to_reference)
     if done.equal_on_lava:
         log(f"Lava: every layer of the first {done.equal_on_lava} images equal to ref at every step, error 0")
     if as_json:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
@@ -24,28 +24,18 @@ from loihi_convert.cli.console import (
     say_tables,
     told_once,
 )
-from loihi_convert.cli.options import (
-    DATA,
-    CnnOptions,
-    DataRequest,
-    flags_of,
-    is_netx,
-    network_file,
-    option_words,
-    require_cnn,
-    validation_images,
-)
+from loihi_convert.cli.options import changed, flags_of, is_netx, option_words, require_cnn, validation_images
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
 from loihi_convert.errors import UsageError, with_flags
-from loihi_convert.ground.choices import DatasetName, FileFormat, SpikeKind
+from loihi_convert.ground.choices import DatasetName, SpikeKind
 from loihi_convert.ground.files import require_output
 from loihi_convert.ground.options import Flag, parse_timesteps
+from loihi_convert.pipeline.options import DATA, CnnOptions, DataRequest, NetworkFile, WriteOptions
 
 if TYPE_CHECKING:
     from loihi_convert.conversion.flow import QuantizationReport
     from loihi_convert.data import Dataset, DataSplits
-    from loihi_convert.pipeline.exporting import ExportResult, GradedExport
-    from loihi_convert.pipeline.formats import Rewritten
+    from loihi_convert.pipeline.exporting import ExportResult, GradedExport, Rewritten
     from loihi_convert.reading.source import Source
     from loihi_convert.report.table import Table
 
@@ -76,12 +66,9 @@ def export(
     balancing: BalanceOptions,
     quantization: QuantizeOptions,
     spikes: SpikeKind = "binary",
-    file_format: Annotated[FileFormat, Flag(name="--format")] = "netx",
-    allow_hard_reset: bool = False,
+    writing: WriteOptions,
     device: options.OnDevice = "auto",
     chips: int | None = None,
-    verify: bool = True,
-    overwrite: options.Overwrite = False,
     details: bool = False,
     as_json: options.AsJson = False,
     bundle: Annotated[Path | None, Flag("FOLDER")] = None,
@@ -111,14 +98,8 @@ def export(
     spikes
         binary: T steps per image. graded: spikes that carry integers, one step of each layer per image (Lava's
         sigma-delta neurons); only for ReLU, and without options for thresholds or T.
-    file_format
-        netx: for Lava and Loihi (.net). nir: for other spiking-network libraries (.nir); MODEL may then be a .net file.
-    allow_hard_reset
-        With `file_format='nir'`: write soft-reset neurons as NIR's IF, which resets to 0. Spikes differ.
     chips
         The same limit as `max_cores` in chips of 128 neurocores (Kapoho Point has 8 chips).
-    verify
-        Read the file back and compare.
     details
         Also print bits, thresholds and clipping of each layer.
     bundle
@@ -128,14 +109,11 @@ def export(
         Relays for each value of a skip connection, 1..8. More relays leave more weight bits to the convolution in their
         layer. Default: as few as possible without losing agreement with the CNN.
     """
-    if file_format != "netx" and is_netx(model):
+    if writing.file_format != "netx" and is_netx(model):
         options.refuse_others(ctx, _OF_A_FILE, "given for a netx file, which contains a converted network")
-        from loihi_convert.pipeline.formats import rewritten
+        from loihi_convert.pipeline.exporting import rewritten
 
-        file = rewritten(
-            model, output, file_format, allow_hard_reset=allow_hard_reset, overwrite=overwrite, verify=verify
-        )
-        _say_rewritten(file, as_json=as_json)
+        _say_rewritten(rewritten(model, output, writing), as_json=as_json)
         return
     require_cnn(model)
     if spikes == "graded":
@@ -147,66 +125,53 @@ def export(
     is_poisson = (balancing.input_coding or published_neurons(balancing.method)[1]) == "poisson"
     if balancing.poisson_seed is not None and not is_poisson:
         raise UsageError("given", where="poisson_seed", expected="is only for `input_coding='poisson'`")
+    from loihi_convert.pipeline import bundle as bundles
     from loihi_convert.pipeline import exporting
     from loihi_convert.pipeline.converting import require_convertible
-    from loihi_convert.pipeline.formats import require_file_format
     from loihi_convert.pipeline.opening import open_cnn
 
-    paths = exporting.output_paths(model, output, timesteps, file_format)
+    paths = exporting.output_paths(model, output, timesteps, writing)
     for path in paths:
-        require_output(path, overwrite, model)
-    require_file_format(file_format, allow_hard_reset, paths[0])
+        require_output(path, writing.overwrite, model)
+    exporting.require_file_format(writing, paths[0])
     if bundle is not None:
-        if file_format != "netx":
-            raise UsageError(
-                f"given with `file_format='{file_format}'`", where="bundle", expected="must come with a netx file"
-            )
-        exporting.require_bundle(quantization.target, timesteps, is_poisson=is_poisson, readout=balancing.output)
-        exporting.require_new_bundle(bundle, paths[0], overwrite=overwrite)
+        bundles.require_bundle(quantization.target, timesteps, is_poisson=is_poisson, readout=balancing.output)
+        bundles.require_new_bundle(bundle, paths[0], writing)
     quantization = replace(quantization, max_cores=_most_cores(quantization.max_cores, chips))
-    source, splits = open_cnn(network_file(model, cnn, images), tell=log)
+    source, splits = open_cnn(NetworkFile(model, cnn, images))
     known, kind = validation_images(splits)
     require_convertible(source, known.images, balancing, quantization, skip_copies)
     own = _say_own(ctx, source, known, f"{kind} of {splits.name}", expect, splits.name)
-    following = _next_facts(paths, splits, images, ctx.params)
     calibrated_on = splits.calibration_images(calibration)
-    if spikes == "graded":
-        item = exporting.export_graded(source, paths[0], calibrated_on, overwrite=overwrite, verify=verify)
-        if as_json:
-            layers = [asdict(layer) for layer in item.layers]
-            more = {"spikes": "graded", "spike_exp": item.network.spike_exp, "layers": layers}
-            say_json({"files": [_file_json(item) | more], "cnn": own})
-        else:
-            _say_graded(item, following, details=details)
-        return
     if len(timesteps) > 1:
         on_interrupt(lambda: "no partial files were left; files of finished T are complete")
-    with place.opened() as workers:
-        exported = exporting.export(
-            source,
-            output,
-            timesteps,
-            calibrated_on,
-            balance_options=balancing,
-            quantize_options=quantization,
-            skip_copies=skip_copies,
-            device=place.device(device),
-            workers=workers,
-            overwrite=overwrite,
-            verify=verify,
-            file_format=file_format,
-            allow_hard_reset=allow_hard_reset,
-        )
-    if bundle is not None:
-        shown = splits.test.images[: exporting.BUNDLED_IMAGES]
-        exporting.write_bundle(bundle, exported[0].path, shown, overwrite=overwrite)
-    if as_json:
-        say_json({"files": list(map(_exported_json, exported)), "cnn": own})
+    exported: Sequence[ExportResult | GradedExport]
+    if spikes == "graded":
+        exported = [exporting.export_graded(source, paths[0], calibrated_on, writing=writing)]
     else:
-        _say_exported(exported, following if file_format == "netx" else [], details=details)
+        with place.opened() as workers:
+            exported = exporting.export(
+                source,
+                output,
+                timesteps,
+                calibrated_on,
+                balance_options=balancing,
+                quantize_options=quantization,
+                skip_copies=skip_copies,
+                device=place.device(device),
+                workers=workers,
+                writing=writing,
+            )
     if bundle is not None:
-        script = shlex.quote(str(bundle / exporting.SCRIPT))
-        log(f"wrote {bundle}/; where Lava is installed: python {script}")
+        shown = splits.test.images[: bundles.BUNDLED_IMAGES]
+        bundles.write_bundle(bundle, exported[0].path, shown, overwrite=writing.overwrite)
+    if as_json:
+        say_json({"files": list(map(_json, exported)), "cnn": own})
+    else:
+        following = _next_facts(paths, splits, images, cnn.arch) if writing.file_format == "netx" else []
+        _say_exported(exported, following, details=details)
+    if bundle is not None:
+        log(f"wrote {bundle}/; where Lava is installed: python {shlex.quote(str(bundle / bundles.SCRIPT))}")
 
 
 def _say_own(
@@ -229,14 +194,8 @@ def _say_own(
     return None if own is None else asdict(own)
 
 
-def _next_facts(
-    paths: Sequence[Path], splits: DataSplits, images: DataRequest, typed: Mapping[str, object]
-) -> list[Fact]:
-    """Return how to run the files at ``paths``: paths and code are not in them, and test images may be needed.
-
-    ``typed`` are the options as text.
-    """
-    words = {f"--{name.replace('_', '-')}": typed[name] for name in ("data_root", "class_map", "arch")}
+def _next_facts(paths: Sequence[Path], splits: DataSplits, images: DataRequest, arch: str | None) -> list[Fact]:
+    """Return how to run the files at ``paths``: paths and code are not in them, and test images may be needed."""
     data = images.data
     if data in get_args(DatasetName) or (data is not None and str(Path(data)) == splits.name):
         data = None
@@ -244,8 +203,8 @@ def _next_facts(
     if splits.calibration is splits.test:
         data = "TEST.npz" if splits.name.endswith(".npz") else "TEST"
         facts = [Fact("", f"{data}: other images than {splits.name}, which it was calibrated on")]
-    command = ["loihi-convert", "run", *map(str, paths), *option_words({"--data": data, **words})]
-    return [Fact("next", shlex.join(command)), *facts]
+    given = {"--data": data, **changed(replace(images, data=None)), "--arch": arch}
+    return [Fact("next", shlex.join(["loihi-convert", "run", *map(str, paths), *option_words(given)])), *facts]
 
 
 def _most_cores(max_cores: int | None, chips: int | None) -> int | None:
@@ -260,16 +219,20 @@ def _most_cores(max_cores: int | None, chips: int | None) -> int | None:
     return chips * NEUROCORES
 
 
-def _say_exported(exported: Sequence[ExportResult], following: Sequence[Fact], *, details: bool) -> None:
+def _say_exported(exported: Sequence[ExportResult | GradedExport], following: Sequence[Fact], *, details: bool) -> None:
     """Print one line per file, possible causes of accuracy loss, and the next steps."""
-    from loihi_convert.report.conversion_tables import quantization_table
+    from loihi_convert.pipeline.exporting import ExportResult
 
-    closing = [] if details else [Fact("", "--details: weight bits, thresholds and clipping of each layer")]
+    first = exported[0]
+    is_graded = not isinstance(first, ExportResult)
+    more = "bits and largest message" if is_graded else "bits, thresholds and clipping"
+    closing = [] if details else [Fact("", f"--details: weight {more} of each layer")]
     facts = [*told_once(_facts(exported), len(exported)), *following, *closing]
-    first, *others = exported
-    if not others:
-        below = ", ".join((_size(first.path), first.network.provenance.method, _verified(first)))
-        say_answer(f"wrote {first.path}: T = {first.network.timesteps}, {_agreement(first)}", [below], [], facts)
+    if len(exported) == 1:
+        what = "graded spikes" if is_graded else f"T = {first.network.timesteps}"
+        method = [] if is_graded else [first.network.provenance.method]
+        below = ", ".join((_size(first.path), *method, _verified(first)))
+        say_answer(f"wrote {first.path}: {what}, {_agreement(first)}", [below], [], facts)
     else:
         is_regression = first.network.task == "regression"
         measure = "share of the variance of the CNN's outputs explained" if is_regression else "agreement with the CNN"
@@ -277,7 +240,7 @@ def _say_exported(exported: Sequence[ExportResult], following: Sequence[Fact], *
         say_answer(verdict, [f"each {_verified(first)}"], _lines(exported), facts)
     for item in exported if details else ():
         echo(f"\n{item.path}")
-        say_tables([quantization_table(item.report)])
+        say_tables([_layer_table(item)])
 
 
 def _size(path: Path) -> str:
@@ -295,29 +258,23 @@ def _say_rewritten(file: Rewritten, *, as_json: bool) -> None:
     say_answer(f"wrote {file.path}: {file.network.summary}", [_size(file.path)], [], notes)
 
 
-def _say_graded(item: GradedExport, following: Sequence[Fact], *, details: bool) -> None:
-    """Print the written file, its agreement with the CNN, and the next step."""
+def _graded_facts(item: GradedExport) -> Iterator[Fact]:
     from loihi_convert.ir.network import layer_words
 
     depth = len(item.network.layers) - 1
     least = min(item.layers, key=lambda layer: layer.weight_bits)
-    facts = [
-        Fact("graded", f"one step of each layer for an image; the output is there {depth} steps after the input"),
-        Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {layer_words(least.name)})"),
-        Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})"),
-        *(Fact("note", flagged(note, "export")) for note in item.notes),
-        *following,
-        *([] if details else [Fact("", "--details: weight bits and largest message of each layer")]),
-    ]
-    below = f"{_size(item.path)}, {_verified(item)}"
-    say_answer(f"wrote {item.path}: graded spikes, {_agreement(item)}", [below], [], facts)
-    if details:
-        say_tables([_layer_table(item)])
+    yield Fact("graded", f"one step of each layer for an image; the output is there {depth} steps after the input")
+    yield Fact("bits", f"weights use {least.weight_bits:.1f} bits or more (fewest in {layer_words(least.name)})")
+    yield Fact("load", f"unmodified lava-dl: netx.hdf5.Network({str(item.path)!r}, spike_exp={item.network.spike_exp})")
 
 
-def _layer_table(item: GradedExport) -> Table:
+def _layer_table(item: ExportResult | GradedExport) -> Table:
+    from loihi_convert.pipeline.exporting import ExportResult
+    from loihi_convert.report.conversion_tables import quantization_table
     from loihi_convert.report.table import table_of
 
+    if isinstance(item, ExportResult):
+        return quantization_table(item.report)
     rows = [
         {
             "layer": layer.name,
@@ -341,10 +298,10 @@ def _agreement(item: ExportResult | GradedExport) -> str:
 def _verified(item: ExportResult | GradedExport) -> str:
     if item.verified_images:
         return f"verified on {item.verified_images} images, every layer"
-    return "every number read back and compared" if getattr(item, "is_read_back", False) else "not verified"
+    return "every number read back and compared" if item.is_read_back else "not verified"
 
 
-def _lines(exported: Sequence[ExportResult]) -> list[str]:
+def _lines(exported: Sequence[ExportResult | GradedExport]) -> list[str]:
     """Return one line per file."""
     from loihi_convert.conversion.agreement import measure_of
 
@@ -356,17 +313,21 @@ def _lines(exported: Sequence[ExportResult]) -> list[str]:
     return aligned(cells, (2, 3))
 
 
-def _facts(exported: Sequence[ExportResult]) -> Iterator[tuple[str, Fact]]:
+def _facts(exported: Sequence[ExportResult | GradedExport]) -> Iterator[tuple[str, Fact]]:
     """Yield possible causes of accuracy loss, and notes, each with the T of its file."""
     from loihi_convert.checks.lava_dl import lava_dl_findings
     from loihi_convert.conversion.flow import CHOICE_NOTE
+    from loihi_convert.pipeline.exporting import ExportResult
 
     for item in exported:
         when = f"T = {item.network.timesteps}"
-        yield from ((when, fact) for fact in _ranges(item.report, item.agreement.agreement))
+        if isinstance(item, ExportResult):
+            yield from ((when, fact) for fact in _ranges(item.report, item.agreement.agreement))
+        else:
+            yield from ((when, fact) for fact in _graded_facts(item))
         notes = (note for note in item.notes if not note.startswith(CHOICE_NOTE))
         yield from ((when, Fact("note", flagged(note, "export"))) for note in notes)
-        if item.file_format == "netx":
+        if isinstance(item, ExportResult) and item.file_format == "netx":
             found = lava_dl_findings(item.network, item.lava_dl, "lava")
             yield from ((when, Fact(finding.severity, flagged(finding.text, "export"))) for finding in found)
 
@@ -402,16 +363,18 @@ def _ranges(report: QuantizationReport, agreement: float) -> Iterator[Fact]:
         )
 
 
-def _exported_json(item: ExportResult) -> dict[str, Any]:
+def _json(item: ExportResult | GradedExport) -> dict[str, Any]:
     """Return one file's digest, results, notes and provenance as JSON."""
-    by_lava_dl = None if item.lava_dl is None else item.lava_dl.model_dump()
-    more = {"target": item.network.target, "account": asdict(item.report), "lava_dl": by_lava_dl}
-    return _file_json(item) | more
-
-
-def _file_json(item: ExportResult | GradedExport) -> dict[str, Any]:
     from loihi_convert.ground.files import sha256
+    from loihi_convert.pipeline.exporting import ExportResult
 
+    more: dict[str, Any]
+    if isinstance(item, ExportResult):
+        by_lava_dl = None if item.lava_dl is None else item.lava_dl.model_dump()
+        more = {"target": item.network.target, "account": asdict(item.report), "lava_dl": by_lava_dl}
+    else:
+        layers = [asdict(layer) for layer in item.layers]
+        more = {"spikes": "graded", "spike_exp": item.network.spike_exp, "layers": layers}
     return {
         "file": str(item.path),
         "sha256": sha256(item.path),
@@ -419,4 +382,5 @@ def _file_json(item: ExportResult | GradedExport) -> dict[str, Any]:
         "verified_images": item.verified_images,
         "agreement": asdict(item.agreement),
         "provenance": dict(item.network.provenance),
+        **more,
     }

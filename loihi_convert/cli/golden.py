@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ import typer
 from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, log, say_json, say_tables
-from loihi_convert.cli.options import BoardOptions, is_given
+from loihi_convert.cli.options import BoardOptions, is_given, option_words
 from loihi_convert.errors import PlatformError, UsageError, VerificationError
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.dependencies import other_interpreter
@@ -103,17 +103,10 @@ def plan_run(
     log(f"nothing was run; {f'{written} is unchanged' if is_unchanged else f'wrote {written}'}")
 
 
-def options_given(ctx: typer.Context) -> Iterator[str]:
+def options_given(ctx: typer.Context) -> list[str]:
     """Return the other options of the command line, which the script repeats."""
-    for parameter in ctx.command.params:
-        name = parameter.name or ""
-        if name in _SAID_OTHERWISE | _NOT_IN_A_SCRIPT or not is_given(ctx, name):
-            continue
-        flag, value = max(parameter.opts, key=len), ctx.params[name]
-        if isinstance(value, bool):
-            yield flag if value else max(parameter.secondary_opts, key=len)
-        else:
-            yield from (flag, str(value))
+    others = [one for one in ctx.command.params if one.name not in _SAID_OTHERWISE | _NOT_IN_A_SCRIPT]
+    return option_words({max(one.opts, key=len): ctx.params[one.name] for one in others if is_given(ctx, one.name)})
 
 
 def _say_plan(planned: ChipPlan) -> None:

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final, Protocol, get_args
 import typer
 import typer.core
 
-from loihi_convert.cli.console import log, written
+from loihi_convert.cli.console import written
 from loihi_convert.errors import InputError, UsageError, did_you_mean, one_of, with_flags
-from loihi_convert.ground.choices import BackendName, ClassMap, DatasetName, Device, Generation, Task
+from loihi_convert.ground.choices import BackendName, DatasetName, Device, Generation
 from loihi_convert.ground.files import CHECKPOINT_KINDS, asked, is_nir, kind_of, require_no_pipe, require_there
-from loihi_convert.ground.normalization import Normalization, require_both
 from loihi_convert.ground.options import (
     BASICS,
     BOARD,
@@ -31,14 +30,12 @@ from loihi_convert.ground.options import (
     names_of,
     one_choice,
     options_of,
+    parsed,
 )
-from loihi_convert.pipeline.options import NetworkFile
 
 if TYPE_CHECKING:
     from loihi_convert.backends.loihi2.board import Board
     from loihi_convert.data import Dataset, DataSplits
-    from loihi_convert.ground.arrays import Shape
-    from loihi_convert.ir.provenance import ModelRecord
 
 
 class _Parameter(Protocol):
@@ -57,12 +54,35 @@ def flags_of(parameters: Iterable[_Parameter]) -> dict[str, str]:
 
 def option_words(given: Mapping[str, object]) -> list[str]:
     """Return the options ``given``, by flag, as words of a command line; None: left out."""
-    return [str(word) for flag, value in given.items() if value is not None for word in (flag, value)]
+    words = []
+    for flag, value in given.items():
+        if isinstance(value, bool):
+            words.append(flag if value else f"--no-{flag.removeprefix('--')}")
+        elif value is not None:
+            words += [flag, _text(value)]
+    return words
 
 
-OWN_CNN = "Your own CNN"
+def _text(value: object) -> str:
+    """A value as the text of its flag: of a number, the shortest that is this number; of pairs, folder=class."""
+    if isinstance(value, float):
+        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
+    if isinstance(value, tuple):
+        return ",".join("=".join(part) if isinstance(part, tuple) else _text(part) for part in value)
+    return str(value)
+
+
+def changed(chosen: Any) -> dict[str, object]:
+    """Return the options of ``chosen`` that differ from their defaults, by flag, for `option_words`."""
+    known = options_of(type(chosen)).values()
+    return {
+        names_of(option)[-1]: getattr(chosen, option.name)
+        for option in known
+        if getattr(chosen, option.name) != option.default
+    }
+
+
 OUTPUT = "Output"
-DATA = "Data"
 
 
 def is_given(ctx: typer.Context, name: str) -> bool:
@@ -96,100 +116,6 @@ def require_data(data: str | None) -> None:
         expected=f"{one_of(names)}, or the path of a folder of images or an .npz file",
         hint=did_you_mean(data, names),
     )
-
-
-def parse_numbers(where: str, text: str) -> tuple[float, ...]:
-    """Return the numbers, one per channel, in ``text``, the value of the parameter ``where``."""
-    try:
-        return tuple(float(part) for part in text.split(","))
-    except ValueError:
-        raise UsageError(
-            f"found {text!r}", where=where, expected="must be numbers, one per channel, such as 0.49,0.48,0.45"
-        ) from None
-
-
-def parse_shape(text: str) -> tuple[int, int, int]:
-    """Return (C, H, W); for signals, (C, 1, L)."""
-    from loihi_convert.data.in_memory import as_input_shape
-
-    try:
-        return as_input_shape([int(part) for part in text.split(",")])
-    except (ValueError, UsageError):
-        raise UsageError(
-            f"found {text!r}",
-            where="input_shape",
-            expected="must be whole numbers >= 1: C,H,W of an image, such as 3,32,32, or C,L of a signal",
-        ) from None
-
-
-def parse_class_names(text: str) -> tuple[str, ...]:
-    """Return the names of the classes; 0, 1, ... if only their number is given."""
-    # A class count of more than five digits would fill the memory with names.
-    is_number = text.isdecimal() and len(text) <= 5
-    names = tuple(map(str, range(int(text)))) if is_number else tuple(text.split(","))
-    if (is_number and len(names) < 2) or not all(names) or len(set(names)) < len(names):
-        raise UsageError(
-            f"found {text!r}",
-            where="classes",
-            expected="must be their number, at least 2, or their names without repeats, such as cat,dog,bird",
-        )
-    return names
-
-
-def parse_class_map(text: str) -> ClassMap:
-    """Return the class of each folder, by name or number, or ``"sorted"`` or ``"names"``."""
-    if text == "sorted":
-        return "sorted"
-    if text == "names":
-        return "names"
-    pairs = [part.rpartition("=")[::2] for part in text.split(",")]
-    if not all(folder and name for folder, name in pairs) or len(dict(pairs)) < len(pairs):
-        raise UsageError(
-            f"found {text!r}",
-            where="class_map",
-            expected="must be sorted, names, or folder=class pairs with each folder once, such as zero=0,one=1",
-        )
-    return dict(pairs)
-
-
-@declared(OWN_CNN)
-class CnnOptions:
-    """What a file does not say about the user's own CNN.
-
-    Parameters
-    ----------
-    arch
-        For your own checkpoint: your class or function that builds the CNN, as package.module:factory or
-        package.module:factory(classes=10). It is imported from the current folder and executed.
-    mean
-        Normalization of the input, (pixel/255 - mean) / std: one number, or one per channel. Default: pixel/255 as it
-        is.
-    std
-        Like `mean`; give both or none.
-    input_shape
-        Shape of an image, or C,L of a signal, with `arch`. Default: the shape of the images in `data`.
-    classes
-        With `arch`: number of classes, or their names a,b,c, or names of a regression's outputs. Default: those of the
-        data.
-    task
-        Meaning of the outputs: class scores (a single output: a logit, class 1 above 0), or numbers, with targets in an
-        .npz file.
-    """
-
-    arch: Annotated[str | None, Flag("MODULE:FACTORY")] = None
-    mean: Annotated[tuple[float, ...] | None, Flag("A,B,C", parse=partial(parse_numbers, "mean"))] = None
-    std: Annotated[tuple[float, ...] | None, Flag("A,B,C", parse=partial(parse_numbers, "std"))] = None
-    input_shape: Annotated[tuple[int, int, int] | None, Flag("C,H,W", parse=parse_shape)] = None
-    classes: Annotated[tuple[str, ...] | None, Flag("NAMES", parse=parse_class_names)] = None
-    task: Task = "classification"
-
-    def __post_init__(self) -> None:
-        require_both(self.mean, self.std)
-
-    @property
-    def normalization(self) -> Normalization | None:
-        """`mean` and `std`, if they are given."""
-        return None if self.mean is None or self.std is None else Normalization(self.mean, self.std)
 
 
 @declared(BOARD)
@@ -264,8 +190,8 @@ def with_options(verb: Callable[..., None]) -> Callable[..., None]:
 
     def run(**given: Any) -> None:
         for name, value in given.items():
-            parse = shown[name].flag.parse
-            given[name] = parse(value) if parse is not None and isinstance(value, str) else value
+            if shown[name].flag.parse is not None and isinstance(value, str):
+                given[name] = parsed(shown[name], name, value)
         for name, group in groups.items():
             values = {each: value for each in group if (value := given.pop(each)) is not None}
             given[name] = values if own[name].flag.texts_of else own[name].kind(**values)
@@ -365,18 +291,11 @@ class Verbs(_Shown, typer.core.TyperGroup):
 
 
 NETX: Final = ".net"
-_NPZ: Final = ".npz"
 
 
 def require_netx(path: Path) -> None:
     """Raise an `InputError` if ``path`` is missing, a folder, a checkpoint, an ONNX or a NIR file."""
-    require_there(path, "Write one with `loihi-convert export model.pt`.")
-    if path.is_dir():
-        raise InputError("is a folder", where=path, expected=f"must be a {NETX} file")
-    if path.suffix.lower() == _NPZ:
-        raise InputError(
-            "holds images", where=path, hint=f"Run a file on them: `loihi-convert run FILE --data {path}`."
-        )
+    _require_file(path, f"a {NETX} file", f"Run a file on them: `loihi-convert run FILE --data {path}`.")
     if is_cnn(path):
         found = "is an ONNX file" if kind_of(path) == "onnx" else "is a NIR file" if is_nir(path) else "is a checkpoint"
         # Only a checkpoint may record its images.
@@ -386,14 +305,19 @@ def require_netx(path: Path) -> None:
 
 def require_cnn(path: Path) -> None:
     """Raise an `InputError` if ``path`` is missing, a pipe, a folder, or a netx file instead of a CNN."""
-    require_there(path, "Name the checkpoint of a CNN, or an ONNX file.")
+    _require_file(path, "a checkpoint, or an ONNX file", f"Name a CNN, and these images with `--data {path}`.")
     require_no_pipe(path)
-    if path.is_dir():
-        raise InputError("is a folder", where=path, expected="must be a checkpoint, or an ONNX file")
-    if path.suffix.lower() == _NPZ:
-        raise InputError("holds images", where=path, hint=f"Name a CNN, and these images with `--data {path}`.")
     if is_netx(path):
         raise InputError("is exported already", where=path, hint=f"Run it: `loihi-convert run {path}`.")
+
+
+def _require_file(path: Path, expected: str, of_images: str) -> None:
+    """Raise an `InputError` if ``path`` is missing, a folder, or a file of images."""
+    require_there(path, f"Name {expected}; `loihi-convert export model.pt` writes a {NETX} file.")
+    if path.is_dir():
+        raise InputError("is a folder", where=path, expected=f"must be {expected}")
+    if path.suffix.lower() == ".npz":
+        raise InputError("holds images", where=path, hint=of_images)
 
 
 def is_cnn(path: Path) -> bool:
@@ -404,98 +328,6 @@ def is_cnn(path: Path) -> bool:
 def is_netx(path: Path) -> bool:
     """Whether the file at ``path`` is HDF5 and has the suffix of a netx file."""
     return path.suffix == NETX and kind_of(path) == "hdf5"
-
-
-@declared(DATA)
-class DataRequest:
-    """The images of a verb.
-
-    Parameters
-    ----------
-    data
-        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the data
-        recorded in the file.
-    data_root
-        Folder of the data sets. Default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert.
-    class_map
-        Class of each class folder, by name or number: zero=0,one=1. sorted: the sorted folders are 0, 1, ..., as in
-        torchvision's ImageFolder. names, the default if the classes have names: folders are named after the classes, or
-        by their numbers.
-    """
-
-    data: Annotated[str | None, Flag("DATA")] = None
-    data_root: Annotated[Path | None, Flag("FOLDER")] = None
-    class_map: Annotated[ClassMap | None, Flag("FOLDER=CLASS,...", parse=parse_class_map)] = None
-
-    def load(self, path: Path, recorded: ModelRecord, input_shape: Shape, *, at_once: bool = True) -> DataSplits:
-        """Return the data for the network in the file at ``path``, with the record ``recorded`` of its CNN.
-
-        ``at_once`` is as in `load_data`.
-
-        Raises
-        ------
-        UsageError
-            If neither the options nor the file name a data set.
-        InputError
-            If the images that the file names are not here, or cannot be used.
-        """
-        from loihi_convert.data import load_data
-
-        named = self.data or recorded_data(path, recorded)
-        splits = load_data(
-            named,
-            self.data_root,
-            classes=recorded.names,
-            class_map=self.class_map,
-            input_shape=input_shape,
-            at_once=at_once,
-        )
-        for note in splits.notes:
-            log(note)
-        if self.data is None and recorded.data_fingerprint not in (None, splits.test.fingerprint):
-            log(
-                f"{named} no longer contains the images that {path.name} was exported with; to run other images, pass "
-                "their path as --data"
-            )
-        return splits
-
-
-def network_file(model: Path, cnn: CnnOptions, images: DataRequest) -> NetworkFile:
-    """Return the CNN in the file ``model``, and its data, as the options say."""
-    class_map = images.class_map
-    return NetworkFile(
-        model,
-        cnn.arch,
-        cnn.input_shape,
-        cnn.classes,
-        cnn.normalization,
-        cnn.task,
-        images.data,
-        images.data_root,
-        tuple(sorted(class_map.items())) if isinstance(class_map, Mapping) else class_map,
-    )
-
-
-def recorded_data(path: Path, recorded: ModelRecord) -> str:
-    """Return the name of the data set, or the path of the images, that the file at ``path`` was made with.
-
-    The images are looked for in the current folder, then beside the file.
-    """
-    if recorded.data is None:
-        raise UsageError("does not record its data set", where=path, expected="needs `data`")
-    named = str(recorded.data)
-    if named in get_args(DatasetName):
-        return named
-    found = _own_images(path, named)
-    if found is None:
-        reason = f"was exported with {named}, which is neither in the current folder nor beside the file"
-        raise InputError(reason, where=path, expected="needs `data`")
-    return str(found)
-
-
-def _own_images(path: Path, named: str) -> Path | None:
-    """Return the images ``named`` in the current folder, or else beside ``path``; None if there are none."""
-    return next((each for each in (Path(named), path.parent / named) if asked(each, Path.exists)), None)
 
 
 def validation_images(splits: DataSplits) -> tuple[Dataset, str]:

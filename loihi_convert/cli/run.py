@@ -16,14 +16,14 @@ from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import log
 from loihi_convert.cli.golden import show_run_plan
-from loihi_convert.cli.options import NETX, BoardOptions, CnnOptions, DataRequest, first_images, require_netx
+from loihi_convert.cli.options import NETX, BoardOptions, first_images, require_netx
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.dependencies import other_interpreter
 from loihi_convert.ground.files import require_new_or_empty
 from loihi_convert.ground.options import Flag
 from loihi_convert.ground.ready_made import file_of
-from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.options import OWN_CNN, CnnOptions, DataRequest, RunOptions
 
 if TYPE_CHECKING:
     from loihi_convert.data import Dataset, DataSplits
@@ -61,7 +61,7 @@ def run(
     as_json: options.AsJson = False,
     place_options: Annotated[PlaceOptions, Flag(only=NO_SHARD)],
     images: DataRequest,
-    model: Annotated[Path | None, Flag("FILE", panel=options.OWN_CNN)] = None,
+    model: Annotated[Path | None, Flag("FILE", panel=OWN_CNN)] = None,
     cnn: Annotated[CnnOptions, Flag(only=("arch", "mean", "std"))],
     early_exit: Annotated[bool, Flag(panel=EARLY_EXIT)] = True,
     backend_options: BackendOptions,
@@ -112,7 +112,7 @@ def run(
     runner = open_backend(backend, backend_options)
     read = external.read_any(paths[0])
     if board.dry_run and isinstance(read[0], QuantizedNetwork):
-        splits = images.load(paths[0], read[0].provenance.model, read[0].input_shape)
+        splits = images.load_for(paths[0], read[0].provenance.model, read[0].input_shape)
         count, steps = len(_chosen(splits, image_count, backend)), run_options.timesteps
         show_run_plan(ctx, paths, read[0], count, steps, backend_options, board, as_json=as_json)
         return
@@ -227,4 +227,4 @@ def _splits(opened: Sequence[OpenedFile], request: DataRequest) -> DataSplits:
                     where=path,
                     hint="Run them one by one" + ("." if name == "classes" else ", or pass `data`."),
                 )
-    return request.load(first.path, first.network.provenance.model, first.network.input_shape, at_once=False)
+    return request.load_for(first.path, first.network.provenance.model, first.network.input_shape, at_once=False)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, get_args
 
 from loihi_convert.cli.console import Fact, aligned, echo, log, say_answer, say_tables, told_once
-from loihi_convert.cli.options import CnnOptions
 from loihi_convert.external import is_external
 from loihi_convert.ground.choices import DatasetName
 from loihi_convert.ground.normalization import Normalization
@@ -19,7 +18,7 @@ from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.early_exit import EarlyExit
 from loihi_convert.metrics.evaluation import Evaluation, Point
 from loihi_convert.metrics.regression import means
-from loihi_convert.pipeline.options import RunOptions
+from loihi_convert.pipeline.options import CnnOptions, RunOptions
 from loihi_convert.pipeline.running import FileRun, RunFolder
 from loihi_convert.report.run_tables import (
     Figures,
@@ -333,10 +332,12 @@ class RunScene:
     cnn: CnnOptions = CnnOptions()
     no_early_exit: str = ""
 
-    def line(self, evaluations: Sequence[Evaluation], remark: str = "") -> str:
+    def line(self, runs: Sequence[FileRun]) -> str:
         """Return the number of images, the backend, and the duration."""
-        count, seconds = evaluations[0].image_count, sum(evaluation.seconds for evaluation in evaluations)
+        count, seconds = runs[0].evaluation.image_count, sum(ran.evaluation.seconds for ran in runs)
         kind = "test image" if self.data in get_args(DatasetName) else "image"
+        seed = getattr(runs[0].network, "poisson_seed", None)
+        remark = "" if seed is None else f", Poisson input (seed {seed})"
         images = f"{count:,} {kind}{'' if count == 1 else 's'}"
         return f"{images}, {_BACKENDS[self.backend]}{remark}: {seconds:.1f} s, {self.seconds:.0f} s in all"
 
@@ -347,57 +348,49 @@ def say_run(done: RunFolder, scene: RunScene, *, as_json: bool, details: bool, n
     ``next_steps`` are the last lines; by default they suggest the report and ``--details``.
     """
     missing = [Fact("early exit", scene.no_early_exit)] if scene.no_early_exit else []
+    of_files = [(ran, [*remarks(ran, scene), *warnings(ran.evaluation)]) for ran in done.runs]
     if as_json:
         for fact in missing:
             log(f"{fact.label}: {fact.text}")
-        _say_results(done, [remarks(ran, scene) for ran in done.runs])
+        for ran, about in of_files:
+            for fact in about:
+                log(f"{ran.path.name}: {fact.label}: {fact.text}")
+        echo(results_json(done.figures))
+        if done.files:
+            log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
         return
-    # Graded spikes have no thresholds, and other tools do not record how theirs were balanced.
-    is_balanced = all(isinstance(ran.network, QuantizedNetwork) for ran in done.runs)
-    more = "layers, intervals" + (", early exit, energy at each T" if is_balanced else "")
-    facts = [*missing, *_facts(done, scene), *_closing(done, more, next_steps, details=details)]
-    seed = getattr(done.runs[0].network, "poisson_seed", None)
-    _say_figures(done, scene, facts, "" if seed is None else f", Poisson input (seed {seed})")
+    figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
+    if len(done.runs) == 1:
+        ((ran, _),) = of_files
+        about = [*remarks(ran, scene), *figure_facts(ran.evaluation)]
+    else:
+        about = list(told_once(((ran.path.name, fact) for ran, facts in of_files for fact in facts), len(of_files)))
+    doubtful = doubts(figures)
+    facts = [fact for fact in (*missing, *about) if fact.text not in doubtful]
+    say_answer(
+        verdict(figures, scene.data),
+        [*(f"warning: {doubt}" for doubt in doubtful), scene.line(done.runs)],
+        figure_table(figures),
+        [*facts, *_closing(done, next_steps, details=details)],
+    )
     if details:
         _say_details(done.figures)
 
 
-def _say_figures(done: RunFolder, scene: RunScene, facts: Iterable[Fact], remark: str = "") -> None:
-    """Print verdict, what makes it doubtful, the table, and ``facts``; ``remark`` is as in `RunScene.line`."""
-
-    figures = [(ran.path.name, ran.evaluation) for ran in done.runs]
-    doubtful = doubts(figures)
-    say_answer(
-        verdict(figures, scene.data),
-        [*(f"warning: {doubt}" for doubt in doubtful), scene.line([evaluation for _, evaluation in figures], remark)],
-        figure_table(figures),
-        [fact for fact in facts if fact.text not in doubtful],
-    )
-
-
-def _closing(done: RunFolder, more: str, next_steps: Sequence[Fact] = (), *, details: bool) -> list[Fact]:
-    """Return the place of the results, if written, and what to do with them; ``more`` is what ``--details`` prints."""
+def _closing(done: RunFolder, next_steps: Sequence[Fact], *, details: bool) -> list[Fact]:
+    """Return the place of the results, if written, and what to do with them."""
     if not done.files:
         return []
+    # Graded spikes have no thresholds, and other tools do not record how theirs were balanced.
+    is_balanced = all(isinstance(ran.network, QuantizedNetwork) for ran in done.runs)
+    more = "layers, intervals" + (", early exit, energy at each T" if is_balanced else "")
     usual = [Fact("next", f"loihi-convert report {shlex.quote(str(done.folder))}")]
     usual += [] if details else [Fact("", f"--details: {more}")]
     return [Fact("saved", f"{done.folder}/"), *(next_steps or usual)]
 
 
-def _say_results(done: RunFolder, facts: Sequence[Iterable[Fact]]) -> None:
-    """Print the results of each file as JSON; on stderr, the ``facts`` about it, warnings, and what was written."""
-
-    for ran, about in zip(done.runs, facts, strict=True):
-        for fact in (*about, *warnings(ran.evaluation)):
-            log(f"{ran.path.name}: {fact.label}: {fact.text}")
-    echo(results_json(done.figures))
-    if done.files:
-        log(f"wrote {done.folder}/ ({', '.join(path.name for path in done.files)})")
-
-
 def _say_details(figures: Figures) -> None:
     """Print every table of a run."""
-
     if len(figures) > 1:
         shown = [per_t_table(figures)]
     else:
@@ -406,18 +399,6 @@ def _say_details(figures: Figures) -> None:
     more = (early_exit_table(figures), energy_table(figures))
     echo("")
     say_tables([*shown, *(table for table in more if table is not None)])
-
-
-def _facts(done: RunFolder, scene: RunScene) -> Iterator[Fact]:
-    """Return the facts about each file; for several files, only the facts that differ."""
-
-    if len(done.runs) == 1:
-        (ran,) = done.runs
-        yield from remarks(ran, scene)
-        yield from figure_facts(ran.evaluation)
-        return
-    every = ((ran.path.name, fact) for ran in done.runs for fact in (*remarks(ran, scene), *warnings(ran.evaluation)))
-    yield from told_once(every, len(done.runs))
 
 
 def remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:

@@ -4,27 +4,37 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Final, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, get_args
 
 import typer
 from pydantic import TypeAdapter, ValidationError
 
 from loihi_convert.batch.places import PlaceOptions
-from loihi_convert.batch.setting import OPTIONS, ConversionSetting
+from loihi_convert.batch.setting import OPTIONS, ConversionSetting, ImageChoice
 from loihi_convert.cli import options
 from loihi_convert.cli.console import flagged, log, on_interrupt
-from loihi_convert.cli.options import DataRequest, network_file, require_cnn
+from loihi_convert.cli.options import require_cnn
 from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
 from loihi_convert.errors import InputError, PlatformError, UsageError, did_you_mean, first_line, one_of
-from loihi_convert.ground.choices import DatasetName, SweepCost, SweepSplit
-from loihi_convert.ground.options import Flag, Option, names_of, one_choice, options_of
+from loihi_convert.ground.choices import DatasetName, SweepCost
+from loihi_convert.ground.options import Flag, Option, names_of, one_choice, options_of, parsed
+from loihi_convert.pipeline.options import DATA, OWN_CNN, CnnOptions, DataRequest, NetworkFile
 
 if TYPE_CHECKING:
     from loihi_convert.batch.computation import Computation, Outcome
     from loihi_convert.batch.conversion import Grid
-    from loihi_convert.pipeline.options import NetworkFile
+
+
+def _costs(text: str) -> tuple[SweepCost, ...]:
+    known: dict[str, SweepCost] = {cost: cost for cost in get_args(SweepCost)}
+    if not set(words := text.split(",")) <= set(known):
+        raise ValueError
+    return tuple(known[word] for word in words)
+
+
+_COSTS: Final = Flag("COSTS", parse=_costs, expected=f"{one_of(get_args(SweepCost))}, or several of them")
 
 
 def sweep(
@@ -32,17 +42,17 @@ def sweep(
     *,
     timesteps: Annotated[str | None, Flag("T", "-T,--timesteps")] = None,
     output: options.Output = Path("sweep"),
-    against: Annotated[str | None, Flag("COSTS")] = None,
+    against: Annotated[tuple[SweepCost, ...] | None, _COSTS] = None,
     dry_run: bool = False,
     as_json: options.AsJson = False,
     place_options: PlaceOptions,
     settings: Annotated[dict[str, str], Flag("A,B,C", texts_of=(BalanceOptions, QuantizeOptions), only=OPTIONS)],
     skip_copies: Annotated[str | None, Flag("A,B,C", panel="Balancing")] = None,
-    split: Annotated[str | None, Flag("[validation|test]", panel=options.DATA)] = None,
-    image_count: Annotated[str | None, Flag("N", "--images", options.DATA)] = None,
-    calibration: Annotated[str | None, Flag("IMAGES", panel=options.DATA)] = None,
-    network: Annotated[dict[str, str], Flag(texts_of=(DataRequest, options.CnnOptions))],
-    trust: Annotated[bool, Flag(panel=options.OWN_CNN)] = False,
+    split: Annotated[str | None, Flag("[validation|test]", panel=DATA)] = None,
+    image_count: Annotated[str | None, Flag("N", "--images", DATA)] = None,
+    calibration: Annotated[str | None, Flag("IMAGES", panel=DATA)] = None,
+    network: Annotated[dict[str, str], Flag(texts_of=(DataRequest, CnnOptions))],
+    trust: Annotated[bool, Flag(panel=OWN_CNN)] = False,
 ) -> None:
     """Export and run every combination of options; show the best trade-offs of accuracy and cost.
 
@@ -78,7 +88,6 @@ def sweep(
     """
     shard = None if place_options.shard is None else _parse_shard(place_options.shard)
     place = place_options.chosen()
-    costs = get_args(SweepCost) if against is None else _parse_costs(against)
     own = {
         "timesteps": timesteps,
         "skip_copies": skip_copies,
@@ -125,7 +134,7 @@ def sweep(
         with place.opened(len(left), output) as workers, progress_bar("sweep") as progress:
             failed = compute_missing(cells, store, workers, told=told, progress=progress)
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
-    results = SweepResults(every, outcomes, names, costs)
+    results = SweepResults(every, outcomes, names, against or get_args(SweepCost))
     unsaved: InputError | None = None
     if not results.missing:
         try:
@@ -151,29 +160,17 @@ def _parse_shard(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def _parse_costs(text: str) -> tuple[SweepCost, ...]:
-    known = {cost: cost for cost in get_args(SweepCost)}
-    words = text.split(",")
-    if not set(words) <= set(known):
-        raise UsageError(f"found {text!r}", where="against", expected=f"{one_of(known)}, or several of them")
-    return tuple(known[word] for word in words)
+class Typed(NamedTuple):
+    """The text of an option: where it stands, and the folder that its paths are relative to."""
+
+    where: str
+    text: str
+    folder: Path = Path()
 
 
-def _read(option: Option, where: str, value: object) -> Any:
-    """Return ``value``, of a TOML file or a flag, as a value of ``option``."""
-    try:
-        # pydantic takes "8", "yes" and 8.0, and True for 1.
-        if isinstance(value, str) or isinstance(value, bool) == (option.kind is bool):
-            return TypeAdapter(option.kind).validate_python(value)
-    except ValidationError:
-        pass
-    expected = "must be yes or no (in a TOML file true or false)" if option.kind is bool else option.expected
-    raise UsageError(f"found {value!r}", where=where, expected=expected)
-
-
-_IMAGE_COUNT: Final = Option("image_count", int, None, "", Flag(), "")
 _OF_CONVERSION: Final = options_of(BalanceOptions) | options_of(QuantizeOptions)
-_OF_NETWORK: Final = options_of(options.CnnOptions) | options_of(DataRequest)
+_OF_CNN: Final = options_of(CnnOptions)
+_OF_NETWORK: Final = _OF_CNN | options_of(DataRequest)
 
 
 def _key(name: str) -> str:
@@ -185,9 +182,11 @@ def _key(name: str) -> str:
 AXES: Final = {_key(name): options_of(ConversionSetting)[name] for name in OPTIONS}
 """Options of a sweep that may have several values."""
 
-_NETWORK: Final = {_key(name): name for name in _OF_NETWORK}
-_IMAGES: Final = {"split": "split", "images": "image_count", "calibration": "calibration"}
-KEYS: Final = {**{key: option.name for key, option in AXES.items()}, **_NETWORK, **_IMAGES}
+_NETWORK: Final = {_key(name): option for name, option in _OF_NETWORK.items()}
+_IMAGES: Final = {
+    "images" if name == "image_count" else name: option for name, option in options_of(ImageChoice).items()
+}
+KEYS: Final = {key: option.name for key, option in (AXES | _NETWORK | _IMAGES).items()}
 """Keys of a TOML file, which are flags without dashes, and the parameters that they set."""
 
 
@@ -204,71 +203,72 @@ def read_grid(files: list[Path], flags: Mapping[str, str], *, trust: bool = Fals
         If the file cannot be read.
     """
     from loihi_convert.batch.conversion import Grid
-    from loihi_convert.batch.setting import ImageChoice
 
     file = next((path for path in files if path.suffix == ".toml"), None)
-    if file is not None and len(files) > 1:
+    if file is None:
+        networks, of_all = [{"model": Typed("files", str(path))} for path in files], dict[str, Typed]()
+    elif len(files) > 1:
         raise UsageError(f"found {len(files)} files", where="files", expected="must be one TOML file, or networks")
-    given: dict[str, tuple[str, object]] = {}
-    of_file: set[str] = set()
-    networks: list[Mapping[str, object]] = [{"model": path} for path in files]
-    if file is not None:
+    else:
         content = _read_toml(file)
         networks = _listed_networks(file, content.pop("network", None), content.pop("model", None))
-        for key, value in content.items():
-            name = _known(key, KEYS, file)
-            if name in given:
-                raise UsageError(f"found {key} again", where=given[name][0], expected="must be given once")
-            given[name] = f"{file.name}: {key}", value
-        of_file = given.keys() - flags.keys()
-        # Flags override a network's own table, too.
-        networks = [{key: value for key, value in own.items() if key not in flags} for own in networks]
-    if file is not None and "arch" not in flags:
-        every = [value for own in networks if (value := own.get("arch")) is not None]
-        for arch in (*every, given["arch"][1]) if "arch" in given else every:
-            _require_trusted(f"{file.name}: arch", arch, trust=trust)
-    given |= {key: (f"--{key}", text) for key, text in flags.items()}
-    values = {option.name: _values(*given[key], option) for key, option in AXES.items() if key in given}
-    choice = {key: given[key] for key in _IMAGES if key in given}
-    split: Any = one_choice(get_args(SweepSplit), *choice["split"]) if "split" in choice else "validation"
-    count = _read(_IMAGE_COUNT, *choice["images"]) if "images" in choice else None
-    calibration = str(choice["calibration"][1]) if "calibration" in choice else "split"
-    shared: dict[str, tuple[str, object]] = {key: given[key] for key in _NETWORK if key in given}
-    return Grid(
-        tuple(_network(own, shared, of_file, file) for own in networks), values, ImageChoice(split, count, calibration)
-    )
+        of_all = _typed(file, content, KEYS)
+    of_flags = {key: Typed(f"--{key}", text) for key, text in flags.items()}
+    if "arch" not in of_flags:
+        for table in (*networks, of_all):
+            if "arch" in table:
+                _require_trusted(table["arch"], trust=trust)
+    typed = of_all | of_flags
+    values = {option.name: _values(option, typed[key]) for key, option in AXES.items() if key in typed}
+    choice = {option.name: _read(option, *typed[key]) for key, option in _IMAGES.items() if key in typed}
+    # A network's own table comes before that of all networks, and flags before both.
+    return Grid(tuple(_network(of_all | own | of_flags) for own in networks), values, ImageChoice(**choice))
 
 
-def _require_trusted(where: str, arch: object, *, trust: bool) -> None:
+def _require_trusted(arch: Typed, *, trust: bool) -> None:
     """Refuse code named in a file: always with arguments, and without them unless the user says ``trust``."""
-    if "(" in str(arch):
-        raise UsageError(
-            f"found {arch!r}", where=where, expected="must be package.module:factory in a file, without arguments"
-        )
+    if "(" in arch.text:
+        expected = "must be package.module:factory in a file, without arguments"
+        raise UsageError(f"found {arch.text!r}", where=arch.where, expected=expected)
     if not trust:
-        raise UsageError(
-            f"found {arch!r}, code that this would import and execute",
-            where=where,
-            hint=f"If you trust it, add --trust, or --arch {arch} for all networks.",
-        )
+        hint = f"If you trust it, add --trust, or --arch {arch.text} for all networks."
+        raise UsageError(f"found {arch.text!r}, code that this would import and execute", where=arch.where, hint=hint)
 
 
-def _values(where: str, found: object, option: Option) -> list[Any]:
+def _read(option: Option, where: str, text: str, folder: Path = Path()) -> Any:
+    """Return ``text`` as a value of ``option``."""
+    if option.flag.parse is not None:
+        return parsed(option, where, text)
+    if option.choices:
+        return one_choice(option.choices, where, text)
+    try:
+        return TypeAdapter(option.kind).validate_python(text)
+    except ValidationError:
+        expected = "must be yes or no (in a TOML file true or false)" if option.kind is bool else option.expected
+        raise UsageError(f"found {text!r}", where=where, expected=expected) from None
+
+
+def _values(option: Option, typed: Typed) -> list[Any]:
     """Return the values of an option: one, or several without repeats."""
-    parts = found.split(",") if isinstance(found, str) else found if isinstance(found, list) else [found]
-    known = option.choices
-    values = [one_choice(known, where, part) if known else _read(option, where, part) for part in parts]
+    values = [_read(option, typed.where, part) for part in typed.text.split(",")]
     if len(set(values)) < len(values):
-        raise UsageError(f"found {', '.join(map(str, values))}", where=where, expected="must be without repeats")
+        found = f"found {', '.join(map(str, values))}"
+        raise UsageError(found, where=typed.where, expected="must be without repeats")
     return values
 
 
-def _known(key: str, known: Iterable[str], path: Path) -> str:
-    name = key.replace("_", "-")
-    if name in known:
-        return name
-    hint = did_you_mean(name, known) or f"Keys are model, network, {', '.join(known)}."
-    raise UsageError(f"found the unknown key {key!r}", where=path, hint=hint)
+def _typed(path: Path, table: Mapping[str, object], known: Iterable[str]) -> dict[str, Typed]:
+    """Return the options in a table of the TOML file ``path``, by key."""
+    found: dict[str, Typed] = {}
+    for key, value in table.items():
+        name, where = key.replace("_", "-"), f"{path.name}: {key}"
+        if name not in known:
+            hint = did_you_mean(name, known) or f"Keys are model, network, {', '.join(known)}."
+            raise UsageError(f"found the unknown key {key!r}", where=path, hint=hint)
+        if name in found:
+            raise UsageError(f"found {key} again", where=found[name].where, expected="must be given once")
+        found[name] = Typed(where, _text(where, value), path.parent)
+    return found
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -287,74 +287,50 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise InputError(f"cannot be read as TOML ({reason})", where=path) from error
 
 
-def _listed_networks(path: Path, listed: object, models: object) -> list[Mapping[str, object]]:
+def _listed_networks(path: Path, listed: object, models: object) -> list[dict[str, Typed]]:
     """The networks of a TOML file: ``model = [...]``, or tables ``[[network]]``."""
     if listed is None and models is not None:
-        names = models if isinstance(models, list) else [models]
-        return [{"model": _text(f"{path.name}: model", name)} for name in names]
-    if models is not None or not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
+        listed = [{"model": name} for name in (models if isinstance(models, list) else [models])]
+    elif models is not None or not isinstance(listed, list) or not all(isinstance(one, dict) for one in listed):
         raise UsageError(
             "found no networks" if listed is None else "found `network` that is not a list of tables, or `model` too",
             where=path,
             expected='must have model = ["model.pt", ...], or a table [[network]] with model = "..." for each',
         )
-    for one in listed:
-        if "model" not in one:
-            raise UsageError("found a [[network]] without model", where=path, expected='must have model = "..."')
-    return [{_known(key, ("model", *_NETWORK), path): value for key, value in one.items()} for one in listed]
+    networks = [_typed(path, one, ("model", *_NETWORK)) for one in listed]
+    if any("model" not in network for network in networks):
+        raise UsageError("found a [[network]] without model", where=path, expected='must have model = "..."')
+    return networks
 
 
-def _network(
-    own: Mapping[str, object], shared: Mapping[str, tuple[str, object]], of_file: Set[str], file: Path | None
-) -> NetworkFile:
-    """Return a network with the options of its own table, or else those of all networks.
-
-    Paths in the TOML file, of its own table or among the keys ``of_file``, are relative to its folder.
-    """
+def _network(typed: Mapping[str, Typed]) -> NetworkFile:
     from loihi_convert.ground.files import is_nir
 
-    folder = Path() if file is None else file.parent
-
-    def text(key: str) -> str | None:
-        if key in own:
-            return _text(f"{file.name if file else ''}: {key}", own[key])
-        return None if key not in shared else _text(*shared[key])
-
-    def place(key: str, path: str) -> Path:
-        return Path(folder if key in own or key in of_file else "", path)
-
-    model = Path(folder, str(own["model"])).absolute()
+    model = Path(typed["model"].folder, typed["model"].text).absolute()
     require_cnn(model)
     if is_nir(model):
         raise InputError("holds a spiking network, whose thresholds are not balanced again", where=model)
-    typed = {name: text(key) for key, name in _NETWORK.items()}
-    values: dict[str, Any] = {
-        name: parse(value) if (parse := _OF_NETWORK[name].flag.parse) else value
-        for name, value in typed.items()
-        if value is not None
-    }
-    if "data" in values:
-        # Workers may run in another folder.
-        path = place("data", values["data"])
-        is_path = path.exists() and values["data"] not in get_args(DatasetName)
-        values["data"] = str(path.absolute()) if is_path else values["data"]
-    if "data_root" in values:
-        values["data_root"] = place("data-root", values["data_root"]).absolute()
-    of_cnn = options_of(options.CnnOptions)
-    cnn = options.CnnOptions(**{name: value for name, value in values.items() if name in of_cnn})
-    return network_file(
-        model, cnn, DataRequest(**{name: value for name, value in values.items() if name not in of_cnn})
-    )
+    values = {option.name: _read(option, *typed[key]) for key, option in _NETWORK.items() if key in typed}
+    # Workers may run in another folder.
+    places = {key: Path(typed[key].folder, typed[key].text) for key in ("data", "data-root") if key in typed}
+    if "data-root" in places:
+        values["data_root"] = places["data-root"].absolute()
+    if "data" in places and places["data"].exists() and values["data"] not in get_args(DatasetName):
+        values["data"] = str(places["data"].absolute())
+    of_cnn = {name: values.pop(name) for name in _OF_CNN if name in values}
+    return NetworkFile(model, CnnOptions(**of_cnn), DataRequest(**values))
 
 
 def _text(where: str, value: object) -> str:
-    """One value as the text of its flag: lists are joined by commas, tables are folder=class pairs."""
+    """A value of a TOML file as the text of its flag: lists are joined by commas, tables are folder=class pairs."""
     if isinstance(value, list | dict):
         texts = [f"{key}={part}" for key, part in value.items()] if isinstance(value, dict) else value
         parts = [_text(where, part) for part in texts]
         if "," in "".join(parts):
             raise UsageError(f"found {value!r}", where=where, expected="must contain texts without commas")
         return ",".join(parts)
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if not isinstance(value, str | int | float):
         raise UsageError(f"found {value!r}", where=where, expected="must be a text, a number or a list of them")
     return str(value)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -25,7 +25,7 @@ from loihi_convert.batch.results import (
 )
 from loihi_convert.batch.setting import ConversionSetting
 from loihi_convert.cli.console import Fact, aligned, flagged, say_answer, say_json
-from loihi_convert.cli.options import option_words
+from loihi_convert.cli.options import changed, option_words
 from loihi_convert.cli.sweep import AXES
 
 ROWS: Final = 14
@@ -168,41 +168,20 @@ def _export_command(found: Found) -> str:
     network, setting = found.planned.cell.network, found.planned.cell.setting
     # `export` has other defaults for some methods, but always the same method.
     defaults = replace(ConversionSetting(method=setting.method).normalized, method=ConversionSetting.method)
-    words = ["loihi-convert", "export", _shown(network.model), "-T", str(setting.timesteps)]
-    for flag, option in AXES.items():
-        chosen = getattr(setting, option.name)
-        if option.name == "timesteps" or chosen is None or chosen == getattr(defaults, option.name):
-            continue
-        if isinstance(chosen, bool):
-            words.append(f"--{flag}" if chosen else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", _text(chosen)]
-    mean, std = network.normalization or (None, None)
-    pairs, calibration = network.class_map, found.planned.cell.images.calibration
+    axes = {
+        f"--{key}": chosen
+        for key, option in AXES.items()
+        if (chosen := getattr(setting, option.name)) != getattr(defaults, option.name) and key != "timesteps"
+    }
+    calibration = found.planned.cell.images.calibration
     given = {
-        "--arch": network.arch,
-        "--data": network.data,
-        "--mean": _listed(mean),
-        "--std": _listed(std),
-        "--data-root": network.data_root,
-        "--input-shape": _listed(network.input_shape),
-        "--classes": _listed(network.classes),
-        "--class-map": _listed(f"{one}={to}" for one, to in pairs) if isinstance(pairs, tuple) else pairs,
-        "--task": None if network.task == "classification" else network.task,
+        "-T": setting.timesteps,
+        **axes,
+        **changed(network.cnn),
+        **changed(network.images),
         "--calibration": None if calibration == "split" else calibration,
     }
-    return shlex.join([*words, *option_words(given)])
-
-
-def _listed(values: Iterable[object] | None) -> str | None:
-    return None if values is None else ",".join(map(_text, values))
-
-
-def _text(value: object) -> str:
-    """A value as the text of its flag: of a number, the shortest that is this number."""
-    if isinstance(value, float):
-        return f"{value:g}" if float(f"{value:g}") == value else repr(value)
-    return str(value)
+    return shlex.join(["loihi-convert", "export", _shown(network.model), *option_words(given)])
 
 
 def _shown(path: Path) -> str:

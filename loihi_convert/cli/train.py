@@ -10,24 +10,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from loihi_convert.cli import options
 from loihi_convert.cli.console import echo, flagged, log, on_interrupt, say_json
-from loihi_convert.cli.options import DATA, CnnOptions, DataRequest, option_words, require_cnn
+from loihi_convert.cli.options import option_words, require_cnn
 from loihi_convert.cnn.recipe import TrainOptions
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.options import Flag
+from loihi_convert.pipeline.options import DATA, CnnOptions, DataRequest, FolderClasses
 
 if TYPE_CHECKING:
     from loihi_convert.cnn.checkpoint import Checkpoint
     from loihi_convert.cnn.design import Design, Teacher
-    from loihi_convert.data import ClassMap, DataSplits
+    from loihi_convert.data import DataSplits
     from loihi_convert.metrics.own_accuracy import OwnAccuracy
 
 
 def train(
-    ctx: typer.Context,
     *,
     images: DataRequest,
     output: options.Output = Path("model.pt"),
@@ -74,9 +72,9 @@ def train(
     from loihi_convert.cnn.checkpoint import load_if_ours
     from loihi_convert.cnn.recipe import chosen_architecture, chosen_recipe
     from loihi_convert.cnn.training import require_free, resume_path, train_design
+    from loihi_convert.fine_tuning import accuracy_before, accuracy_of_teacher
     from loihi_convert.ground.files import refuse_to_replace
     from loihi_convert.ground.progress import progress_bar
-    from loihi_convert.pipeline.before_training import accuracy_before, accuracy_of_teacher
     from loihi_convert.pipeline.opening import benchmark_of
 
     for file in inputs:
@@ -133,9 +131,9 @@ def train(
         "--arch": cnn.arch,
         "--data": None if trained.is_benchmark else data,
         "--data-root": images.data_root,
-        "--class-map": ctx.params["class_map"],
+        "--class-map": images.class_map,
         # Other checkpoints record it.
-        "--input-shape": None if cnn.arch is None else ctx.params["input_shape"],
+        "--input-shape": None if cnn.arch is None else cnn.input_shape,
     }
     echo(f"next: {shlex.join(['loihi-convert', 'export', str(output), *option_words(given)])}")
 
@@ -158,7 +156,7 @@ def _design(
 ) -> Design:
     """Return what is trained: the CNN called ``built_in``, or that of the user's own code."""
     from loihi_convert.cnn import design
-    from loihi_convert.pipeline.before_training import require_same_training
+    from loihi_convert.fine_tuning import require_same_training
     from loihi_convert.reading.own_cnn import own_design
 
     levels, timesteps = chosen.qcfs_levels, chosen.timesteps
@@ -193,23 +191,20 @@ def _splits(
     images: DataRequest, validation: Path | None, input_shape: tuple[int, int, int] | None, classes: tuple[str, ...]
 ) -> DataSplits:
     """Return the training and validation images; ``classes`` are those of the CNN, if known."""
-    from loihi_convert.data import DATASETS, load_data, split_for_training
+    from loihi_convert.data import DATASETS, split_for_training
 
     assert images.data is not None
-    data, root, of_data, of_validation = images.data, images.data_root, images.class_map, None
+    of_data, of_validation = images, None
     if validation is not None:
-        of_data, of_validation = _part(of_data, Path(data), validation), _part(of_data, validation, Path(data))
-    splits = load_data(data, root, classes=classes, class_map=of_data, input_shape=input_shape)
-    for note in splits.notes:
-        log(note)
-    if validation is None:
-        return splits if data in DATASETS else split_for_training(splits)
-    if data in DATASETS:
-        raise UsageError(f"given for {data}", where="validation", expected="is for your own images")
-    shape = splits.input_shape
-    held_out = load_data(validation, root, classes=splits.classes, class_map=of_validation, input_shape=shape)
-    for note in held_out.notes:
-        log(f"validation: {note}")
+        data = Path(images.data)
+        of_validation = replace(images, data=str(validation), class_map=_part(images.class_map, validation, data))
+        of_data = replace(images, class_map=_part(images.class_map, data, validation))
+    splits = of_data.load(classes, input_shape)
+    if of_validation is None:
+        return splits if images.data in DATASETS else split_for_training(splits)
+    if images.data in DATASETS:
+        raise UsageError(f"given for {images.data}", where="validation", expected="is for your own images")
+    held_out = of_validation.load(splits.classes, splits.input_shape)
     if shared := held_out.test.count_among(splits.test.digests):
         log(
             f"{shared} of the {len(held_out.test)} validation images are also training images; the validation accuracy "
@@ -218,11 +213,11 @@ def _splits(
     return split_for_training(splits, held_out.test)
 
 
-def _part(class_map: ClassMap | None, own: Path, other: Path) -> ClassMap | None:
+def _part(class_map: FolderClasses | None, own: Path, other: Path) -> FolderClasses | None:
     """Return ``class_map`` without the folders that only ``other`` has; None if ``own`` needs none."""
     if not own.is_dir():
         # Refused if it is for neither.
         return None if other.is_dir() else class_map
     if class_map is None or isinstance(class_map, str):
         return class_map
-    return {name: to for name, to in class_map.items() if (own / name).is_dir() or not (other / name).is_dir()} or None
+    return tuple((name, to) for name, to in class_map if (own / name).is_dir() or not (other / name).is_dir()) or None

@@ -69,7 +69,9 @@ class Flag:
     help
         Its meaning, if several verbs have it; by default that in the docstring.
     parse
-        Its value from text, for types that text cannot simply be converted to.
+        Its value from text, for types that text cannot simply be converted to; a ValueError if it has none.
+    expected
+        What the text must be, if `parse` raises a ValueError.
     is_argument
         Whether it is typed without a flag, by its position.
     only
@@ -83,6 +85,7 @@ class Flag:
     panel: str = ""
     help: str = ""
     parse: Callable[[str], Any] | None = None
+    expected: str = ""
     is_argument: bool = False
     only: tuple[str, ...] = ()
     texts_of: tuple[type, ...] = ()
@@ -205,6 +208,15 @@ def _validator(owner: Any) -> type[BaseModel]:
 def names_of(option: Option) -> list[str]:
     """Return the flags of ``option``, the longest last."""
     return (option.flag.name or f"--{option.name.replace('_', '-')}").split(",")
+
+
+def parsed(option: Option, where: str, text: str) -> Any:
+    """Return ``text``, which stands at ``where``, as a value of ``option``, whose flag has a `Flag.parse`."""
+    assert option.flag.parse is not None
+    try:
+        return option.flag.parse(text)
+    except ValueError:
+        raise UsageError(f"found {text!r}", where=where, expected=option.flag.expected) from None
 
 
 def one_choice(known: Sequence[str], where: str, value: object) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from typing import Final
 
 from loihi_convert.errors import escape_control
 
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` with 0 <= done <= total, in any unit."""
+
+_IS_QUIET: Final = ContextVar("is_quiet", default=False)
 
 LINE_SECONDS: Final = 30.0
 """Seconds between two lines where stderr is not a terminal."""
@@ -21,28 +23,31 @@ OTHER_COLUMNS: Final = 46
 """Columns that a bar, its counts and its clocks take beside the description."""
 
 
-_ONE: Final = threading.Lock()
-
-
 def no_progress(done: int, total: int) -> None:
-    # The default of every long-running function.
-    pass
+    """Report nothing: the default of every long-running function."""
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Show no `progress_bar` of what is computed here: that of the whole work shows it."""
+    before = _IS_QUIET.set(True)
+    try:
+        yield
+    finally:
+        _IS_QUIET.reset(before)
 
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[Progress]:
     """Show a progress bar on stderr, and remove it at the end; without a terminal, a line every `LINE_SECONDS`.
 
-    There is one at a time: a stage of what has a bar already shows none, nor does a thread, as those of Dask's workers.
+    Within another one it shows nothing.
     """
-    if threading.current_thread() is not threading.main_thread() or not _ONE.acquire(blocking=False):
+    if _IS_QUIET.get():
         yield no_progress
         return
-    try:
-        with _shown(description) as progress:
-            yield progress
-    finally:
-        _ONE.release()
+    with quiet(), _shown(description) as progress:
+        yield progress
 
 
 @contextmanager

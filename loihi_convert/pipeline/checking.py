@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from numbers import Integral
 from pathlib import Path
-from typing import Final, get_args
+from typing import Final
 
 from loihi_convert import external, netx
 from loihi_convert.checks.finding import SEVERITIES, Finding, findings
@@ -28,7 +27,7 @@ from loihi_convert.checks.network_rules import (
 )
 from loihi_convert.chip.limits import TARGETS
 from loihi_convert.chip.resources import Chips, NeuronCost, Populated, network_resources, neuron_costs, resources
-from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError, one_of
+from loihi_convert.errors import DataError, InputError, NetxError, UnsupportedModelError, UsageError
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.files import is_nir, kind_of, require_no_pipe, require_there
@@ -38,6 +37,7 @@ from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.netx.stock import StockFile
+from loihi_convert.pipeline.options import CheckOptions
 from loihi_convert.report.conversion_tables import resource_table
 from loihi_convert.report.table import notebook_html
 
@@ -201,12 +201,9 @@ class CheckReport:
 def check(
     loaded: LoadedFile,
     images: Array | None = None,
-    timesteps: int | None = None,
+    options: CheckOptions = CheckOptions(),
     *,
     labels: Array | None = None,
-    target: Target | None = None,
-    chips: int = 1,
-    compare: bool = False,
     device: str = "cpu",
 ) -> CheckReport:
     """Return all findings on ``loaded`` for a target platform, the most severe first.
@@ -217,32 +214,19 @@ def check(
         From `load_file`.
     images
         uint8 ``(N, C, H, W)``, to find channels that stay silent or fire at every step; None: skip this.
-    timesteps
-        T; by default the one the file was balanced for.
     labels
         The class of each image, if known.
-    target
-        Platform to run the network on; by default the one that the file was exported for, ``"lava"`` if unknown.
-    chips
-        Number of Loihi 2 chips available.
-    compare
-        Whether to find the resources with each kind of neuron.
     device
         Where to simulate: ``"cpu"`` or another torch device.
     """
     exported = loaded.exported
-    target = target or (exported.target if exported else "lava")
-    if target not in get_args(Target):
-        raise UsageError(f"found {target!r}", where="target", expected=one_of(get_args(Target)))
-    if not isinstance(chips, Integral) or chips < 1:
-        raise UsageError(f"found {chips!r}", where="chips", expected="must be a whole number, at least 1")
-    if timesteps is not None and (timesteps < 1 or exported is None):
-        expected = f"must be at least 1, and is only for {WITH_THRESHOLDS}"
-        raise UsageError(f"found {timesteps}", where="timesteps", expected=expected)
-    if compare and loaded.is_external:
+    target = options.target or (exported.target if exported else "lava")
+    if options.timesteps is not None and exported is None:
+        raise UsageError(f"given for {loaded.path}", where="timesteps", expected=f"is only for {WITH_THRESHOLDS}")
+    if options.compare and loaded.is_external:
         expected = f"is only for CNNs, and for {WITH_THRESHOLDS}"
         raise UsageError(f"given for {loaded.path}", where="compare", expected=expected)
-    steps = None if exported is None else timesteps or exported.timesteps
+    steps = None if exported is None else options.timesteps or exported.timesteps
     found = [*_refusal(loaded), *_file_findings(loaded, steps, target)]
     image_count, by_lava_dl = 0, None
     if images is not None and loaded.network is not None:
@@ -258,12 +242,12 @@ def check(
                 by_lava_dl = lava_dl(exported, images, steps, labels=labels, device=device)
     if exported is not None:
         found += lava_dl_findings(exported, by_lava_dl, target)
-    on_chips = _resources(loaded, target, chips)
+    on_chips = _resources(loaded, target, options.chips)
     if on_chips is not None:
         found += findings(MEMORY_RULES, ((layer.name, layer) for layer in on_chips.layers), target)
         found += findings(NEUROCORE_RULES, [(None, on_chips)], target)
     found.sort(key=lambda finding: SEVERITIES.index(finding.severity))
-    compared = _compared(loaded) if compare else ()
+    compared = _compared(loaded) if options.compare else ()
     return CheckReport(loaded.path, target, steps, image_count, tuple(found), on_chips, compared, by_lava_dl)
 
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from loihi_convert.backends.backend import Backend
 from loihi_convert.backends.result import check_run
 from loihi_convert.data import Dataset
 from loihi_convert.ground.progress import progress_bar
@@ -15,9 +14,7 @@ from loihi_convert.metrics.advice import advice, image_notes, verdict
 from loihi_convert.metrics.diagnosis import Diagnosis
 from loihi_convert.metrics.diagnosis import diagnose as diagnose_network
 from loihi_convert.metrics.own_accuracy import own_accuracy
-from loihi_convert.pipeline.opening import OpenedFile, float_network, is_made_from
-from loihi_convert.pipeline.options import RunOptions
-from loihi_convert.pipeline.running import run
+from loihi_convert.pipeline.opening import float_network, is_made_from
 from loihi_convert.reading.source import Source
 from loihi_convert.report.conversion_tables import cause_table, divergence_table
 from loihi_convert.report.table import Table, notebook_html
@@ -77,7 +74,7 @@ def diagnose(
     images: Dataset,
     timesteps: int,
     *,
-    file: OpenedFile | None = None,
+    path: Path | None = None,
     doubt: str = "",
     data: str | None = None,
     fingerprint: str | None = None,
@@ -90,7 +87,7 @@ def diagnose(
     images
         With or without labels. Not the test images, because the answer is meant to guide options. On images the CNN was
         trained on, its accuracy is too high.
-    file
+    path
         The file of ``network``, if it is in one.
     doubt
         As in `DiagnosisReport`.
@@ -104,7 +101,7 @@ def diagnose(
     check_run(network, images.images, timesteps)
     own = own_accuracy(source, images, "images", data=data)
     warned = (own.warning,) if own is not None and own.warning else ()
-    described = "from the CNN to the integers" if file is None else f"{file.path.name}: from the CNN to the file"
+    described = "from the CNN to the integers" if path is None else f"{path.name}: from the CNN to the file"
     with progress_bar(described) as progress:
         found = diagnose_network(
             source.network,
@@ -119,11 +116,4 @@ def diagnose(
     notes = image_notes(network, fingerprint or images.fingerprint)
     is_other = bool(doubt) and is_made_from(network, source) is False
     advised = (_OTHER_CNN,) if is_other else advice(found, network)
-    return DiagnosisReport(None if file is None else file.path, found, advised, (*warned, *notes), doubt)
-
-
-def images_equal_on_lava(file: OpenedFile, images: Dataset, timesteps: int, lava: Backend, *, device: str) -> int:
-    """Run ``images`` on Lava's simulator, compare every layer with `ref`, and return their number."""
-    with lava:
-        options = RunOptions(timesteps=(timesteps,), trace=True, device=device)
-        return run(file, images, lava, options).equal_to_reference
+    return DiagnosisReport(path, found, advised, (*warned, *notes), doubt)

@@ -1,21 +1,21 @@
-"""model.pt -> netx or NIR files: convert, write, and compare each file with the network in memory."""
+"""model.pt -> netx or NIR files: convert, write, and compare each file with the network in memory.
+
+A format of files is a line of `FORMATS`: its suffix, and how a file is written and verified.
+"""
 
 from __future__ import annotations
 
-import io
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
 from loihi_convert import netx
-from loihi_convert.backends.lava.exchange import reset_interval
-from loihi_convert.backends.reference import run_graded, run_network
-from loihi_convert.backends.result import first_difference
-from loihi_convert.checks.lava_dl import LavaDl
+from loihi_convert.backends.reference import ReferenceBackend, run_graded, run_network
+from loihi_convert.backends.result import RunResult, first_difference, result_size
+from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
 from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
 from loihi_convert.conversion.flow import QuantizationReport
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
@@ -23,70 +23,204 @@ from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, re
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.choices import FileFormat, Readout, Target
-from loihi_convert.ground.files import (
-    asked,
-    make_folder,
-    refuse_to_overwrite,
-    require_output,
-    require_writable,
-    write_atomically,
-)
+from loihi_convert.ground.choices import FileFormat
+from loihi_convert.ground.dependencies import optional_module
+from loihi_convert.ground.files import NIR, asked, require_output
 from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.graded import GradedNetwork
-from loihi_convert.ir.neuron_model import NeuronModel, circuit
 from loihi_convert.ir.quantized import QuantizedNetwork
+from loihi_convert.nir import writer as nir
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs
-from loihi_convert.pipeline.formats import (
-    FORMATS,
-    LAVA_DL_IMAGES,
-    NOT_THE_SAME,
-    VERIFIED_IMAGES,
-    Job,
-    require_file_format,
-)
+from loihi_convert.pipeline.options import WriteOptions
 from loihi_convert.reading.source import Source, open_source
 from loihi_convert.simulation.image_shards import DividedImages, Workers
 
+VERIFIED_IMAGES: Final = 32
+"""Number of calibration images on which an exported file is compared, layer by layer, with the network in memory."""
 
-@dataclass(frozen=True, eq=False)
-class ExportResult:
-    """One written file.
+LAVA_DL_IMAGES: Final = 200
+"""Number of calibration images on which `ref` is compared with unmodified lava-dl."""
+
+TRACED_BYTES: Final = 2**29
+"""Most bytes of spikes and potentials compared at once."""
+
+NOT_THE_SAME: Final = "the written file did not compute the same as the network in memory, and was deleted"
+"""The reason of the error about a file that fails its verification."""
+
+
+class Job(NamedTuple):
+    """What a format needs besides the network and the path.
 
     Parameters
     ----------
-    path, network
-        The file, and the network in it.
     report
-        Cost of rounding.
+        Cost of rounding; None for the network of a file.
+    images
+        Calibration images, uint8 ``(N, C, H, W)``, on which the file is compared.
+    writing, device
+        As in `export`.
+    """
+
+    report: QuantizationReport | None
+    images: Array
+    writing: WriteOptions
+    device: str = "cpu"
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """What is known of a written file.
+
+    Parameters
+    ----------
     notes
-        What was dropped, chosen or lost, and what unmodified lava-dl needs; one sentence each.
+        What its readers must know, one sentence each.
     verified_images
-        Number of images on which the file was compared with the network in memory; 0 for NIR files.
-    agreement
-        Agreement of ``network`` with the CNN, on calibration images.
-    file_format
-        ``"netx"`` or ``"nir"``.
+        Number of images on which it was compared with the network in memory; 0 for NIR files.
     is_read_back
         Whether every number of a NIR file was read back and compared.
     lava_dl
         Unmodified lava-dl beside `ref`, on calibration images; None for NIR files, or as in `checks.lava_dl.lava_dl`.
     """
 
-    path: Path
-    network: QuantizedNetwork
-    report: QuantizationReport
     notes: tuple[str, ...]
-    verified_images: int
-    agreement: Agreement
-    file_format: FileFormat = "netx"
+    verified_images: int = 0
     is_read_back: bool = False
     lava_dl: LavaDl | None = None
 
 
-def output_paths(
-    model: Path, output: Path | None, timesteps: Sequence[int], file_format: FileFormat = "netx"
-) -> tuple[Path, ...]:
+class NetworkFormat(NamedTuple):
+    """A file format: the suffix of its files, what writes one, the package that this needs.
+
+    ``resets_hard``: whether it can write soft-reset neurons as ones that reset to 0.
+    """
+
+    suffix: str
+    write: Callable[[QuantizedNetwork, Path, Job], Written]
+    package: str | None = None
+    resets_hard: bool = False
+
+
+def _write_netx(network: QuantizedNetwork, path: Path, job: Job) -> Written:
+    netx.write(network, path, overwrite=job.writing.overwrite)
+    verified = _verify(path, network, job.images[:VERIFIED_IMAGES]) if job.writing.verify else 0
+    by_lava_dl = lava_dl(network, job.images, network.timesteps, device=job.device)
+    return Written(lava_dl_notes(network), verified, lava_dl=by_lava_dl)
+
+
+def _write_nir(network: QuantizedNetwork, path: Path, job: Job) -> Written:
+    options = job.writing
+    nir.write(network, path, hard_reset=options.allow_hard_reset, overwrite=options.overwrite, verify=options.verify)
+    return Written(nir.nir_notes(network, options.allow_hard_reset, job.report), is_read_back=options.verify)
+
+
+FORMATS: Final[Mapping[FileFormat, NetworkFormat]] = {
+    "netx": NetworkFormat(netx.SUFFIX, _write_netx),
+    "nir": NetworkFormat(NIR, _write_nir, package="nir", resets_hard=True),
+}
+
+
+def require_file_format(writing: WriteOptions, output: Path | None) -> None:
+    """Raise an error if the format does not fit the options or the output's suffix; called before any work.
+
+    Raises
+    ------
+    UsageError
+        If the suffix of ``output`` is that of another format, or hard reset is allowed in a format whose neurons are
+        those of the network.
+    PlatformError
+        If the package that the format needs is not installed.
+    """
+    file_format = writing.file_format
+    chosen = FORMATS[file_format]
+    if output is not None:
+        suffixes = {one.suffix: name for name, one in FORMATS.items()}
+        named = suffixes.get(output.suffix.lower(), "netx")
+        if named != file_format:
+            about = named if file_format == "netx" else file_format
+            only = "only " if about == named else ""
+            expected = f"must {only}end in {FORMATS[about].suffix} with `file_format='{about}'`"
+            raise UsageError(f"found {output.name}", where="output", expected=expected)
+        if file_format == "netx":
+            require_netx_name(output, "output")
+    if writing.allow_hard_reset and not chosen.resets_hard:
+        expected = "must come with `file_format='nir'`"
+        raise UsageError(f"given for a {file_format} file", where="allow_hard_reset", expected=expected)
+    if chosen.package is not None:
+        optional_module(chosen.package, f"`file_format='{file_format}'` writes {chosen.suffix} files")
+
+
+# Suffixes that a netx file must not have: `run` would take it for a CNN.
+_OTHERS: Final = (".pt", ".pth", ".ckpt", ".safetensors", ".onnx", ".npz")
+
+
+def require_netx_name(output: Path, where: str) -> None:
+    """Raise a `UsageError` if ``output``, a netx file to be written, has the suffix of a CNN or of a NIR file.
+
+    ``where`` is the parameter that names it.
+    """
+    if output.suffix.lower() in (NIR, *_OTHERS):
+        kind = "NIR file" if output.suffix.lower() == NIR else "CNN"
+        found, expected = f"found {output.name}, the name of a {kind}", f"must end in {netx.SUFFIX}, or in none"
+        raise UsageError(found, where=where, expected=expected)
+
+
+class Rewritten(NamedTuple):
+    """A file made from a netx file: its path, its network, and notes for the user."""
+
+    path: Path
+    network: QuantizedNetwork
+    notes: tuple[str, ...]
+
+
+def rewritten(path: Path, output: Path | None, writing: WriteOptions) -> Rewritten:
+    """Write the network of the netx file at ``path`` in another format, by default next to it."""
+    require_file_format(writing, output)
+    chosen = FORMATS[writing.file_format]
+    to = path.with_suffix(chosen.suffix) if output is None else output
+    require_output(to, writing.overwrite, path)
+    network = netx.read(path)
+    written = chosen.write(network, to, Job(None, np.zeros((0, *network.input_shape), np.uint8), writing))
+    return Rewritten(to, network, written.notes)
+
+
+def _verify(path: Path, network: QuantizedNetwork, images: Array) -> int:
+    """Compare the file with the network in memory, every layer at every step; return the number of images.
+
+    Deletes the file and raises a `VerificationError` if they differ.
+
+    Compares spikes and potentials of as many images at once as fit into `TRACED_BYTES`. If not even all steps of one
+    image fit, it compares those of the first steps and, for all steps, the output's potentials and each layer's spike
+    counts and operations.
+    """
+    steps = min(network.timesteps, max(1, TRACED_BYTES // result_size(network, 1, 1, trace=True)))
+    at_once = max(1, TRACED_BYTES // result_size(network, 1, steps, trace=True))
+    runs = [(steps, True)] if steps == network.timesteps else [(steps, True), (network.timesteps, False)]
+    stored, ref = netx.read(path), ReferenceBackend()
+    for first in range(0, len(images), at_once):
+        some = images[first : first + at_once]
+        for timesteps, trace in runs:
+            written = ref.run(stored, some, timesteps, trace=trace)
+            meant = run_network(network, some, timesteps, trace=trace)
+            _require_same(path, written, meant, first)
+    return len(images)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ExportResult(Written):
+    """A file with binary spikes: its network, the cost of rounding, the agreement with the CNN on calibration images.
+
+    Its notes also say what was dropped, chosen or lost.
+    """
+
+    path: Path
+    network: QuantizedNetwork
+    report: QuantizationReport
+    agreement: Agreement
+    file_format: FileFormat
+
+
+def output_paths(model: Path, output: Path | None, timesteps: Sequence[int], writing: WriteOptions) -> tuple[Path, ...]:
     """Return the paths that `export` writes: model.net for one T; model-T4.net, ... for several.
 
     Raises
@@ -96,7 +230,7 @@ def output_paths(
     """
     # model.pth.tar becomes model.net.
     stem = model.with_suffix("") if model.suffix == ".tar" else model
-    default = stem.with_suffix(FORMATS[file_format].suffix)
+    default = stem.with_suffix(FORMATS[writing.file_format].suffix)
     base = default if output is None else output / default.name if asked(output, Path.is_dir) else output
     if len(timesteps) == 1:
         return (base,)
@@ -114,10 +248,7 @@ def export(
     skip_copies: int | None = None,
     device: str = "cpu",
     workers: Workers | None = None,
-    overwrite: bool = False,
-    verify: bool = True,
-    file_format: FileFormat = "netx",
-    allow_hard_reset: bool = False,
+    writing: WriteOptions = WriteOptions(),
 ) -> tuple[ExportResult, ...]:
     """Write one file per T for the CNN ``model``; each is balanced, quantized and verified separately.
 
@@ -141,15 +272,8 @@ def export(
     workers
         Processes that share the calibration images; the files are the same, bit for bit. None: this process simulates
         them all.
-    overwrite
-        Replace existing files.
-    verify
-        Read each file back and compare it with the network in memory: a netx file by its spikes and potentials, a NIR
-        file by its numbers.
-    file_format
-        ``"netx"``, or ``"nir"`` (needs the package ``nir``).
-    allow_hard_reset
-        For NIR: write soft-reset neurons as NIR's IF, which resets to 0; see `nir.writer`.
+    writing
+        See `WriteOptions`.
     """
     require_timesteps(timesteps)
     model = Path(model) if isinstance(model, str) else model
@@ -158,10 +282,10 @@ def export(
     base = checkpoint or output
     if base is None:
         raise UsageError("found none for a CNN in memory", where="output", expected="must be a path")
-    paths = output_paths(base, output, timesteps, file_format)
-    require_file_format(file_format, allow_hard_reset, paths[0])
+    paths = output_paths(base, output, timesteps, writing)
     for path in paths:
-        require_output(path, overwrite, checkpoint)
+        require_output(path, writing.overwrite, checkpoint)
+    require_file_format(writing, paths[0])
     source = model if isinstance(model, Source) else open_source(model)
     some = np.asarray(calibration[:LAVA_DL_IMAGES])
     # Each pass over the images would read stored ones again.
@@ -172,57 +296,32 @@ def export(
             source, images, steps, balance_options, quantize_options, skip_copies=skip_copies, device=device
         )
         network = made.quantized
-        job = Job(made.report, some, allow_hard_reset, overwrite, verify, device)
-        written = FORMATS[file_format].write(network, path, job)
+        written = FORMATS[writing.file_format].write(network, path, Job(made.report, some, writing, device))
         exported.append(
             ExportResult(
-                path,
-                network,
-                made.report,
-                (*source.notes, *made.notes, *written.notes),
-                written.verified_images,
-                made.agreement,
-                file_format,
-                written.is_read_back,
-                written.lava_dl,
+                **vars(written) | {"notes": (*source.notes, *made.notes, *written.notes)},
+                path=path,
+                network=network,
+                report=made.report,
+                agreement=made.agreement,
+                file_format=writing.file_format,
             )
         )
     return tuple(exported)
 
 
-@dataclass(frozen=True, eq=False)
-class GradedExport:
-    """One written file.
-
-    Parameters
-    ----------
-    path, network
-        The file, and the network in it.
-    layers
-        The integers of each layer.
-    agreement
-        Agreement of ``network`` with the CNN, on calibration images.
-    notes
-        Notes for the user, one sentence each: what was dropped from the CNN, and whether much is lost.
-    verified_images
-        Number of images on which the file was compared with the network in memory.
-    """
+@dataclass(frozen=True, eq=False, kw_only=True)
+class GradedExport(Written):
+    """A file with graded spikes: its network, the integers of each layer, the agreement with the CNN."""
 
     path: Path
     network: GradedNetwork
     layers: tuple[GradedLayerReport, ...]
     agreement: Agreement
-    notes: tuple[str, ...]
-    verified_images: int
 
 
 def export_graded(
-    source: Source,
-    output: str | Path,
-    calibration: Array,
-    *,
-    overwrite: bool = False,
-    verify: bool = True,
+    source: Source, output: str | Path, calibration: Array, *, writing: WriteOptions = WriteOptions()
 ) -> GradedExport:
     """Write a netx file of graded spikes for the CNN ``source``.
 
@@ -234,13 +333,11 @@ def export_graded(
         The ``.net`` file.
     calibration
         Training images, uint8 ``(N, C, H, W)``; the first `MOST` are used.
-    overwrite
-        Replace an existing file.
-    verify
-        Read the file back and compare it, bit for bit, with the network in memory.
+    writing
+        A netx file is verified bit for bit: messages and activations of every layer.
     """
     output = Path(output)
-    require_output(output, overwrite, source.path)
+    require_output(output, writing.overwrite, source.path)
     if source.neurons is not None:
         raise UnsupportedModelError(
             "a spiking network", where=output.name, expected="must be a CNN: graded spikes carry its activations"
@@ -255,10 +352,15 @@ def export_graded(
     record = {"headroom": HEADROOM, "calibration_images": len(calibration)}
     provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)
     network = replace(made.network, provenance=provenance)
-    netx.write(network, output, overwrite=overwrite)
-    verified = _verify_graded(output, network, calibration[:VERIFIED_IMAGES]) if verify else 0
-    notes = (*source.notes, *count_notes(calibration), *made.notes)
-    return GradedExport(output, network, made.layers, made.agreement, notes, verified)
+    netx.write(network, output, overwrite=writing.overwrite)
+    return GradedExport(
+        notes=(*source.notes, *count_notes(calibration), *made.notes),
+        verified_images=_verify_graded(output, network, calibration[:VERIFIED_IMAGES]) if writing.verify else 0,
+        path=output,
+        network=network,
+        layers=made.layers,
+        agreement=made.agreement,
+    )
 
 
 def _verify_graded(path: Path, network: GradedNetwork, images: Array) -> int:
@@ -266,11 +368,15 @@ def _verify_graded(path: Path, network: GradedNetwork, images: Array) -> int:
     written = read_graded(path)
     for image in range(len(images)):
         found, meant = (run_graded(one, images[image : image + 1], trace=True) for one in (written, network))
-        difference = first_difference(found, meant, first_image=image)
-        if difference is not None:
-            path.unlink()
-            raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
+        _require_same(path, found, meant, image)
     return len(images)
+
+
+def _require_same(path: Path, found: RunResult, meant: RunResult, first_image: int) -> None:
+    """Delete the file at ``path`` and raise a `VerificationError` unless it computed what is meant."""
+    if difference := first_difference(found, meant, first_image=first_image):
+        path.unlink()
+        raise VerificationError(f"{NOT_THE_SAME}: {difference}", where=path)
 
 
 def read_graded(path: str | Path) -> GradedNetwork:
@@ -279,96 +385,3 @@ def read_graded(path: str | Path) -> GradedNetwork:
     if not isinstance(network, GradedNetwork):
         raise InputError("does not hold graded spikes that `export` wrote", where=path)
     return network
-
-
-NETWORK, ARRAYS, SCRIPT = "model.net", "bundle.npz", "run_bundle.py"
-BUNDLED_IMAGES: Final = 10
-"""Images of a bundle: a minute on Lava's simulator."""
-
-
-def require_bundle(
-    target: Target, timesteps: tuple[int, ...], *, is_poisson: bool, readout: Readout = "potential"
-) -> None:
-    """Raise a `UsageError` unless a file with these options can be bundled."""
-    if target != "loihi2":
-        raise UsageError(
-            f"the file is of target {target}, whose soft-reset neurons are not part of Lava",
-            where="bundle",
-            expected="needs `target='loihi2'`",
-        )
-    if len(timesteps) > 1:
-        raise UsageError(f"found {len(timesteps)} values of T", where="bundle", expected="must be one T")
-    if is_poisson:
-        raise UsageError("Poisson input was chosen", where="bundle", expected="needs pixels as a constant input")
-    if readout == "spikes":
-        # The script reads potentials, which an output neuron's reset changes only after the step.
-        raise UsageError("`readout='spikes'` was chosen", where="bundle", expected="needs the outputs' potentials")
-
-
-def require_new_bundle(folder: Path, path: Path, *, overwrite: bool) -> tuple[Path, ...]:
-    """Return the files of a bundle of the file at ``path`` in ``folder``."""
-    written = tuple(folder / name for name in (NETWORK, ARRAYS, SCRIPT))
-    for file in written:
-        if file.resolve() == path.resolve():
-            found = f"found {folder}, where {file.name} is the exported file itself"
-            raise UsageError(found, where="bundle", expected="must be another folder")
-        refuse_to_overwrite(file, overwrite)
-    require_writable(next(path for path in (folder, *folder.parents) if asked(path, Path.exists)) / NETWORK)
-    return written
-
-
-def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = False) -> tuple[Path, ...]:
-    """Write a bundle of the file at ``path`` and return its files.
-
-    Parameters
-    ----------
-    folder
-        The output folder; created if it does not exist.
-    path
-        An exported file, of target loihi2.
-    images
-        uint8 ``(N, C, H, W)``.
-    overwrite
-        Replace files that exist.
-    """
-    network = netx.read(path)
-    is_poisson = network.poisson_seed is not None
-    require_bundle(network.target, (network.timesteps,), is_poisson=is_poisson, readout=network.readout)
-    make_folder(folder, "bundle")
-    written = require_new_bundle(folder, path, overwrite=overwrite)
-    arrays = io.BytesIO()
-    np.savez_compressed(arrays, **_arrays(network, images))
-    script = files("loihi_convert.backends.loihi2").joinpath(f"{SCRIPT}.txt").read_bytes()
-    for file, content in zip(written, (path.read_bytes(), arrays.getvalue(), script), strict=True):
-        write_atomically(file, content)
-    return written
-
-
-def _arrays(network: QuantizedNetwork, images: Array) -> dict[str, Any]:
-    """Return the contents of ``bundle.npz``, by name."""
-    timesteps, period = network.timesteps, reset_interval(network.timesteps)
-    shown = (np.arange(2 * period) < timesteps).astype(np.int32)
-    pixels = network.pixels(images).astype(np.int32)
-    expected = run_network(network, images, timesteps, neuron=NeuronModel.CIRCUIT)
-    found: dict[str, Any] = {
-        # Lava's axes are W, H, C, followed by time.
-        "input": (pixels.transpose()[..., np.newaxis] * shown).reshape(*pixels.shape[:0:-1], -1),
-        "switch": np.tile(shown, len(images))[np.newaxis],
-        "period": np.array(period),
-        "potentials": expected.potentials,
-    }
-    stored = network.stored
-    for index, (layer, shape) in enumerate(zip(stored.layers, stored.shapes, strict=True)):
-        numbers, axes = circuit(layer), shape[::-1]
-        found[f"{index}/vth"] = np.array(numbers.vth)
-        found[f"{index}/bias_mant"] = np.broadcast_to(numbers.bias_mant, axes)
-        found[f"{index}/bias_exp"] = np.array(numbers.bias_exp)
-        if layer.neuron is not None:
-            found[f"{index}/own"] = -np.broadcast_to(numbers.self_weight_mant, axes).ravel()
-            found[f"{index}/own_exp"] = np.array(numbers.self_weight_exp)
-        if numbers.source_mant is not None:
-            # Weights of both signs are even numbers on Loihi: twice the mantissa.
-            weights = np.broadcast_to(numbers.source_mant.transpose(), axes)
-            found[f"{index}/bias"] = 2 * weights.reshape(-1, 1)
-            found[f"{index}/bias_weight_exp"] = np.array(numbers.source_exp - 1)
-    return found

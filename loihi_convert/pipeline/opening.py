@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from loihi_convert import external
 from loihi_convert.cnn.checkpoint import Checkpoint, digest, load, load_if_ours
-from loihi_convert.data import DATASETS, DataSplits, load_data
+from loihi_convert.data import DATASETS, DataSplits
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.readers import CubaNetwork
@@ -97,12 +97,6 @@ def doubt(
     if recorded.sha256 is not None:
         return f"{file} records only its checkpoint, so pass the path of {recorded.file} as `model` to check {cnn}"
     return f"{file} does not record the weights of its CNN, so it cannot be checked whether it was made from {cnn}"
-
-
-def notes_on(path: Path, network: QuantizedNetwork | GradedNetwork, source: Source) -> tuple[str, ...]:
-    """Return what a user must know about ``source``, with which the file of ``network`` at ``path`` is compared."""
-    reason = doubt(network, source, path.name, str(source.path))
-    return (*((reason,) if reason else ()), *source.notes_on_compared)
 
 
 def _layers(network: ReluNetwork | QuantizedNetwork | GradedNetwork) -> list[str]:
@@ -228,38 +222,37 @@ def open_file(
         return OpenedFile(path, network, sha256)
     require_layers_of(network, source.network)
     spiking = float_network(network, source.network) if isinstance(network, QuantizedNetwork) else None
-    return OpenedFile(path, network, sha256, source.compared, spiking, notes_on(path, network, source))
+    reason = doubt(network, source, path.name, str(source.path))
+    notes = (*((reason,) if reason else ()), *source.notes_on_compared)
+    return OpenedFile(path, network, sha256, source.compared, spiking, notes)
 
 
-def open_cnn(file: NetworkFile, *, tell: Callable[[str], None] = lambda sentence: None) -> tuple[Source, DataSplits]:
-    """Return the CNN in ``file`` and its training data; ``tell`` is called with notes on how the images were read."""
-    model, arch, classes = file.model, file.arch, file.classes
-    trained = load(model) if is_described(model, arch) else None
+def open_cnn(file: NetworkFile) -> tuple[Source, DataSplits]:
+    """Return the CNN in ``file`` and its training data."""
+    model, cnn, images = file.model, file.cnn, file.images
+    trained = load(model) if is_described(model, cnn.arch) else None
     # A checkpoint of the user's own code, too, names its classes.
-    ours = trained or (None if arch is None or is_self_contained(model) else load_if_ours(model))
+    ours = trained or (None if cnn.arch is None or is_self_contained(model) else load_if_ours(model))
     if trained is not None:
-        recorded_normalization(trained, file.normalization)
-    known = classes or (ours.classes if ours else ())
-    data, shape = file.data or benchmark_of(model, ours), trained.input_shape if trained else file.input_shape
-    class_map = dict(file.class_map) if isinstance(file.class_map, tuple) else file.class_map
-    splits = load_data(data, file.data_root, classes=known, class_map=class_map, input_shape=shape)
-    for note in splits.notes:
-        tell(note)
+        recorded_normalization(trained, cnn.normalization)
+    known = cnn.classes or (ours.classes if ours else ())
+    data = images.data or benchmark_of(model, ours)
+    splits = replace(images, data=data).load(known, trained.input_shape if trained else cnn.input_shape)
     source = open_source(
         model,
-        arch=arch,
-        input_shape=file.input_shape if trained else splits.input_shape,
-        classes=classes if trained else known or splits.classes or None,
+        arch=cnn.arch,
+        input_shape=cnn.input_shape if trained else splits.input_shape,
+        classes=cnn.classes if trained else known or splits.classes or None,
         # Only the name is recorded, because the path of a user's own images is private.
         data=data if data in DATASETS else splits.name,
-        normalization=file.normalization,
-        task=file.task,
+        normalization=cnn.normalization,
+        task=cnn.task,
     )
     if splits.name not in DATASETS:
         of_test, of_calibration = splits.test.fingerprint, splits.calibration.fingerprint
         digests = {"data_fingerprint": of_test, "calibration_fingerprint": of_calibration}
         source = replace(source, provenance={**source.provenance, **digests})
-    splits.test.require_fit(file.task, source.network.shapes[-1][0], "data")
+    splits.test.require_fit(cnn.task, source.network.shapes[-1][0], "data")
     return source, splits
 
 

@@ -65,8 +65,49 @@ class ImagesRun:
     place: str
 
 
-def run_shard(opened: OpenedFile, backend: Backend, options: RunOptions, shard: Shard) -> ImagesRun:
-    """Run the images of ``shard`` on ``backend``, on `ref` to compare, and on the float networks.
+@dataclass(frozen=True, eq=False)
+class FileWork:
+    """The run of one file, which any process can do for any shard of the images.
+
+    A worker that it is sent to opens the backend itself.
+    """
+
+    opened: OpenedFile
+    backend: Backend
+    options: RunOptions
+
+    @property
+    def steps(self) -> int:
+        """T of the run."""
+        return self.options.last_timestep(self.opened.network.timesteps)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        if self.backend.name == "loihi2":
+            raise UsageError("found loihi2", where="backend", expected="must be ref or sim on several workers")
+        # Workers may run in another folder, and the float SNN may be as large as all else.
+        spiking = self.opened.spiking if self.options.float_snn else None
+        opened = replace(self.opened, path=self.opened.path.absolute(), spiking=spiking)
+        return _file_work, (opened, self.backend.name, self.backend.options, self.options)
+
+    def describes(self, what: str) -> str:
+        """Return the name of a progress bar."""
+        return f"{self.opened.path.name}: {what}"
+
+
+def _file_work(
+    opened: OpenedFile, backend: BackendName, backend_options: BackendOptions, options: RunOptions
+) -> FileWork:
+    return FileWork(opened, open_backend(backend, backend_options), options)
+
+
+def run_work(work: FileWork, shard: Shard) -> ImagesRun:
+    """Do `run_shard` in a worker."""
+    with open_backend(work.backend.name, work.backend.options) as backend:
+        return run_shard(replace(work, backend=backend), shard)
+
+
+def run_shard(work: FileWork, shard: Shard) -> ImagesRun:
+    """Run the images of ``shard`` on the backend, on `ref` to compare, and on the float networks.
 
     Raises
     ------
@@ -74,65 +115,61 @@ def run_shard(opened: OpenedFile, backend: Backend, options: RunOptions, shard: 
         If the backend's integers differ from those of `ref`.
     """
     shard = replace(shard, images=np.asarray(shard.images))
-    name, images = opened.path.name, shard.images
-    steps = options.last_timestep(opened.network.timesteps)
-    described, equal = f"{name}: running on {backend.name}", 0
+    opened, backend, options, images = work.opened, work.backend, work.options, shard.images
+    # Graded spikes have no outputs after each step that could be compared instead.
+    trace = options.trace or (backend.name != "ref" and opened.network.is_graded)
+    reference = None
     if backend.name == "ref":
-        result = run_reference(opened, backend, options, shard, described, trace=options.trace)
+        result = run_reference(work, shard, "running on ref", trace=trace)
     else:
-        # Equal messages are told apart only by what each layer sends.
-        trace = options.trace or opened.network.is_graded
-        with progress_bar(described) as progress:
-            assert not isinstance(opened.network, CubaNetwork)
+        assert not isinstance(opened.network, CubaNetwork)
+        with progress_bar(work.describes(f"running on {backend.name}")) as progress:
             result = backend.run(
                 opened.network,
                 images,
-                steps,
+                work.steps,
                 trace=trace,
                 first_image=shard.first,
                 is_stream=options.stream,
                 progress=progress,
             )
-        described, equal = f"{name}: comparing with ref", len(images)
-        reference = run_reference(opened, backend, options, shard, described, trace=trace)
+        reference = run_reference(work, shard, "comparing with ref", trace=trace)
         result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
     cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images).reshape(len(images), -1)
     float_outputs = None
     if opened.spiking is not None and options.float_snn:
-        with progress_bar(f"{name}: running the float SNN") as progress:
+        with progress_bar(work.describes("running the float SNN")) as progress:
             float_outputs = outputs(
-                opened.spiking, images, steps, device=options.device, first_image=shard.first, progress=progress
+                opened.spiking, images, work.steps, device=options.device, first_image=shard.first, progress=progress
             )
     place = f"{platform.node()} {os.getpid()} {threading.get_ident()}"
+    equal = 0 if reference is None else len(images)
     return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
 
 
-def run_reference(
-    opened: OpenedFile,
-    backend: Backend,
-    options: RunOptions,
-    shard: Shard,
-    description: str,
-    *,
-    trace: bool = False,
-) -> RunResult:
-    """Run ``shard`` on `ref` with the neurons of ``backend``."""
-    network, images = opened.network, np.asarray(shard.images)
-    steps = options.last_timestep(network.timesteps)
-    with progress_bar(description) as progress:
+def run_reference(work: FileWork, shard: Shard, what: str, *, trace: bool = False) -> RunResult:
+    """Run ``shard`` on `ref` with the neurons of the backend; ``what`` describes that."""
+    network, options, images = work.opened.network, work.options, np.asarray(shard.images)
+    normalization = work.opened.normalization
+    with progress_bar(work.describes(what)) as progress:
         if isinstance(network, CubaNetwork):
-            return run_cuba(network, images, steps, normalization=opened.normalization, progress=progress)
-        if isinstance(network, GradedNetwork) and opened.normalization is not None:
-            images = pixel_inputs(network, images, opened.normalization)
-        return ReferenceBackend(replace(backend.options, device=options.device)).run(
+            return run_cuba(network, images, work.steps, normalization=normalization, progress=progress)
+        if isinstance(network, GradedNetwork) and normalization is not None:
+            images = pixel_inputs(network, images, normalization)
+        return ReferenceBackend(replace(work.backend.options, device=options.device)).run(
             network,
             images,
-            steps,
+            work.steps,
             trace=trace,
             first_image=shard.first,
             is_stream=options.stream,
             progress=progress,
         )
+
+
+def reference_outputs(work: FileWork, shard: Shard) -> Array:
+    """Return the outputs of `run_reference`, see `RunResult.outputs`."""
+    return run_reference(work, shard, _CHOOSING).outputs
 
 
 def joined_runs(runs: Sequence[ImagesRun]) -> ImagesRun:
@@ -160,47 +197,10 @@ def joined_runs(runs: Sequence[ImagesRun]) -> ImagesRun:
     )
 
 
-@dataclass(frozen=True, eq=False)
-class FileWork:
-    """What a worker needs for any shard of a run of one file.
-
-    Parameters
-    ----------
-    opened
-        The file, which no worker reads again.
-    backend, backend_options, options
-        As in `run_shard`.
-    """
-
-    opened: OpenedFile
-    backend: BackendName
-    backend_options: BackendOptions
-    options: RunOptions
-
-
-def file_work(opened: OpenedFile, backend: Backend, options: RunOptions) -> FileWork:
-    """Return what workers need, after all checks."""
-    if backend.name == "loihi2":
-        raise UsageError("found loihi2", where="backend", expected="must be ref or sim on several workers")
-    # Workers may run in another folder, and the float SNN may be as large as all else.
-    slim = replace(opened, path=opened.path.absolute(), spiking=opened.spiking if options.float_snn else None)
-    return FileWork(slim, backend.name, backend.options, options)
-
-
-def run_work(work: FileWork, shard: Shard) -> ImagesRun:
-    """Do `run_shard` in a worker."""
-    with open_backend(work.backend, work.backend_options) as backend:
-        return run_shard(work.opened, backend, work.options, shard)
-
-
-def reference_work(work: FileWork, shard: Shard) -> Array:
-    """Return the outputs of `run_reference`, see `RunResult.outputs`, in a worker."""
-    backend = open_backend(work.backend, work.backend_options)
-    return run_reference(work.opened, backend, work.options, shard, "").outputs
-
-
 EXIT_IMAGES: Final = 2_000
 """Most images used to choose the margin of early exit."""
+
+_CHOOSING: Final = "choosing when to exit early"
 
 _DEFAULT: Final = RunOptions()
 
@@ -278,10 +278,10 @@ def run(
     require_runnable(opened, images, backend, options)
     network = opened.network
     is_wanted = options.exit_tolerance is not None and options.last_timestep(network.timesteps) > 1
-    choice = None
+    work, choice = FileWork(opened, backend, options), None
     if held_out is not None and is_wanted and opened.has_early_exit and network.task == "classification":
-        choice = _exit_choice(opened, held_out, backend, options, workers)
-    ran = _images_run(opened, images.images, backend, options, workers)
+        choice = _exit_choice(work, held_out, workers)
+    ran = _images_run(work, images.images, workers)
     evaluation = evaluate(
         ran.result,
         network,
@@ -323,55 +323,33 @@ def require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, opti
         raise UsageError("given for binary spikes", where="stream", expected=expected)
 
 
-def _images_run(
-    opened: OpenedFile,
-    images: Array,
-    backend: Backend,
-    options: RunOptions,
-    workers: Workers | None,
-) -> ImagesRun:
+def _images_run(work: FileWork, images: Array, workers: Workers | None) -> ImagesRun:
     """Run ``images`` in this process, or on ``workers``."""
-    if workers is None:
-        # Not more than a shard is in memory.
-        parts = (
-            shards(images, 1, options.device)
-            if isinstance(images, StoredImages) and not options.stream
-            else [Shard(0, images)]
-        )
-        return joined_runs([run_shard(opened, backend, options, part) for part in parts])
-    work = file_work(opened, backend, options)
-    return joined_runs(_mapped(run_work, work, images, workers, f"running on {backend.name}"))
+    if workers is not None:
+        return joined_runs(_mapped(run_work, work, images, workers, f"running on {work.backend.name}"))
+    # Not more than a shard is in memory.
+    is_stored = isinstance(images, StoredImages) and not work.options.stream
+    parts = shards(images, 1, work.options.device) if is_stored else [Shard(0, images)]
+    return joined_runs([run_shard(work, part) for part in parts])
 
 
-def _exit_choice(
-    opened: OpenedFile,
-    held_out: HeldOut,
-    backend: Backend,
-    options: RunOptions,
-    workers: Workers | None,
-) -> MarginChoice:
+def _exit_choice(work: FileWork, held_out: HeldOut, workers: Workers | None) -> MarginChoice:
     """Choose the margin of early exit on held-out images."""
-    described, images = "choosing when to exit early", held_out.images
+    work = replace(work, opened=replace(work.opened, cnn=None, spiking=None))
+    images, tolerance = held_out.images, work.options.exit_tolerance
     if workers is None:
-        shard, where = Shard(0, images.images), f"{opened.path.name}: {described}"
-        others = run_reference(opened, backend, options, shard, where).outputs
+        others = reference_outputs(work, Shard(0, images.images))
     else:
-        work = file_work(replace(opened, cnn=None, spiking=None), backend, options)
-        others = np.concatenate(_mapped(reference_work, work, images.images, workers, described))
-    tolerance = options.exit_tolerance
+        others = np.concatenate(_mapped(reference_outputs, work, images.images, workers, _CHOOSING))
     assert tolerance is not None
     return choose_margin(others, images.labels, split=held_out.split, tolerance_points=tolerance)
 
 
 def _mapped(
-    function: Callable[[FileWork, Shard], _Result],
-    work: FileWork,
-    images: Array,
-    workers: Workers,
-    description: str,
+    function: Callable[[FileWork, Shard], _Result], work: FileWork, images: Array, workers: Workers, what: str
 ) -> list[_Result]:
     """Return what ``function`` gives for each shard of ``images``, in order."""
-    with progress_bar(f"{work.opened.path.name}: {description}") as progress:
+    with progress_bar(work.describes(what)) as progress:
         return DividedImages(images, workers, work.options.device).map(function, work, progress=progress)
 
 
