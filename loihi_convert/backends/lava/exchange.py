@@ -33,7 +33,7 @@ from __future__ import annotations
 import copyreg
 import math
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -167,17 +167,22 @@ class LavaRun:
             pickler = pickle.Pickler(file)
             pickler.dispatch_table = {**copyreg.dispatch_table, np.ndarray: _by_bytes}
             pickler.dump(self)
-        network, moments = self.network, (self.image_count, self.timesteps)
-        np.save(self.file("images"), network.pixels(images))
+        np.save(self.file("images"), self.network.pixels(images))
         self._reserve("steps", np.int64, (1,))
-        self._reserve("potentials", np.int32, moments + network.shapes[-1])
-        if network.readout == "spikes":
-            self._reserve("output_spikes", np.bool_, moments + network.shapes[-1])
-        for name in ("spike_counts", "synaptic_operations"):
-            self._reserve(name, np.int64, (*moments, len(network.spiking_layers)))
-        for index, shape in enumerate(network.shapes[:-1] if self.trace else ()):
-            self._reserve(f"spikes{index}", np.int32 if network.is_graded else np.bool_, moments + shape)
-            self._reserve(f"potentials{index}", np.int32, moments + shape)
+        for name, array in self._named(self._unfilled).items():
+            self._reserve(name, array.dtype, array.shape)
+
+    @property
+    def _unfilled(self) -> RunResult:
+        return RunResult.unfilled(self.network, self.image_count, self.timesteps, trace=self.trace)
+
+    def _named(self, result: RunResult) -> dict[str, Array]:
+        """The arrays of ``result`` by the names of their files."""
+        names = ("potentials", "output_spikes", "spike_counts", "synaptic_operations")
+        arrays = {name: getattr(result, name) for name in names}
+        for index, trace in enumerate(result.traces[:-1]):
+            arrays |= {f"spikes{index}": trace.spikes, f"potentials{index}": trace.potentials}
+        return {name: array for name, array in arrays.items() if array is not None}
 
     def _reserve(self, name: str, dtype: npt.DTypeLike, shape: Shape) -> None:
         # Written in full: a memory map of a sparse file crashes with SIGBUS when the disk is full.
@@ -211,21 +216,11 @@ class LavaRun:
 
     def result(self, seconds: float = 0, startup_seconds: float = 0) -> RunResult:
         """Return the results of the simulation."""
-        potentials = np.load(self.file("potentials"))
-        output_spikes = np.load(self.file("output_spikes")) if self.network.readout == "spikes" else None
-        hidden = [
-            LayerTrace(np.load(self.file(f"spikes{index}")), np.load(self.file(f"potentials{index}")))
-            for index in range(len(self.network.layers) - 1 if self.trace else 0)
-        ]
-        return RunResult(
-            potentials=potentials,
-            spike_counts=np.load(self.file("spike_counts")),
-            synaptic_operations=np.load(self.file("synaptic_operations")),
-            seconds=seconds,
-            startup_seconds=startup_seconds,
-            output_spikes=output_spikes,
-            traces=(*hidden, LayerTrace(output_spikes, potentials)) if self.trace else (),
-        )
+        result = replace(self._unfilled, seconds=seconds, startup_seconds=startup_seconds, channel_spikes=())
+        for name, array in self._named(result).items():
+            array[...] = np.load(self.file(name), mmap_mode="r")
+        last = (LayerTrace(result.output_spikes, result.potentials),) if self.trace else ()
+        return replace(result, traces=(*result.traces[:-1], *last))
 
 
 def _by_bytes(array: Array) -> tuple[type, tuple[Shape, str, bytes]]:
