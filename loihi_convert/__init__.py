@@ -87,7 +87,7 @@ _HOMES: Final = {
     "write": "netx",
 }
 
-__all__ = ["__version__", *_HOMES]
+__all__ = sorted({"__version__", *_HOMES})
 
 
 def __getattr__(name: str) -> Any:
