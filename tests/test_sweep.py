@@ -320,7 +320,7 @@ def exports(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         (["absent.toml"], 3, "error: absent.toml: cannot be read as TOML (No such file or directory)."),
         (["bad.toml"], 3, "error: bad.toml: cannot be read as TOML ("),
         (["typo.toml"], 2, "error: typo.toml: found the unknown key 'weigth-bits'. Did you mean weight-bits?"),
-        (["type.toml"], 2, "error: type.toml: timesteps: found 'yes'; must be a whole number."),
+        (["type.toml"], 2, "error: type.toml: timesteps: found 'yes'; must be a whole number in 1..1,048,576."),
         (["comma.toml"], 2, "error: comma.toml: classes: found ['a, b', 'c']; must contain texts without commas."),
         (["table.toml"], 2, "error: table.toml: class-map: found {'a,b': 0}; must contain texts without commas."),
         (["twice.toml"], 2, "error: twice.toml: weight_bits: found weight-bits again; must be given once."),
@@ -637,7 +637,7 @@ class TestDigits:
         assert sweep("model.pt", "-T", "2", *HERE).code == 0
         (row,) = rows()
         exporting.export(Path("model.pt"), Path("auto.net"), (2,), load_data("digits").calibration_images(40))
-        done = open_backend("ref").run(Path("auto.net"), load_data("digits").validation.images[:30], 2)
+        done = open_backend("ref").run(netx.read(Path("auto.net")), load_data("digits").validation.images[:30], 2)
         correct = int((done.predictions[:, -1] == load_data("digits").validation.known_labels[:30]).sum())
         assert float(row["accuracy"]) == correct / 30
 

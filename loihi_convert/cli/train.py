@@ -204,7 +204,7 @@ def _splits(
         return splits if images.data in DATASETS else split_for_training(splits)
     if images.data in DATASETS:
         raise UsageError(f"given for {images.data}", where="validation", expected="is for your own images")
-    held_out = of_validation.load(splits.classes, splits.input_shape)
+    held_out = of_validation.load(splits.classes, splits.input_shape, prefix="validation: ")
     if shared := held_out.test.count_among(splits.test.digests):
         log(
             f"{shared} of the {len(held_out.test)} validation images are also training images; the validation accuracy "

@@ -7,13 +7,14 @@ import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Annotated, Any, TypeVar, cast
-
-from pydantic import Field, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from loihi_convert.errors import InputError
 from loihi_convert.ground.choices import Task
 from loihi_convert.ground.normalization import Normalization
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 _Record = TypeVar("_Record", bound="ModelRecord | BalanceRecord | QuantizeRecord")
 
@@ -64,8 +65,12 @@ class ModelRecord:
     seed: int | None = None
     test_accuracy: float | None = None
     task: Task = "classification"
-    skip_copies: Annotated[int, Field(ge=1)] = 1
+    skip_copies: int = 1
     multiply_accumulates: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.skip_copies < 1:
+            raise InputError(f"found {self.skip_copies}", where="skip_copies", expected="must be at least 1")
 
     @property
     def normalization(self) -> Normalization | None:
@@ -110,6 +115,9 @@ class QuantizeRecord:
 
 @functools.cache
 def _reader(kind: Any) -> TypeAdapter[Any]:
+    # Not at the top: the process that runs Lava has no pydantic.
+    from pydantic import TypeAdapter
+
     return TypeAdapter(kind)
 
 
@@ -123,6 +131,8 @@ def read_record(kind: type[_Record], content: object) -> _Record:
     """
     if not isinstance(content, Mapping):
         raise InputError(f"found {content!r}", expected="must be a JSON object")
+    from pydantic import ValidationError
+
     given = json.dumps({key: value for key, value in content.items() if value is not None})
     try:
         return cast(_Record, _reader(cast(Any, kind)).validate_json(given, strict=True))

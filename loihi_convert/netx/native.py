@@ -85,8 +85,9 @@ def write(network: QuantizedNetwork | GradedNetwork, path: str | Path, *, overwr
         require_kind("network", network, QuantizedNetwork, "must be what `quantize` returns", hint)
     path = Path(path)
     refuse_to_overwrite(path, overwrite)
-    layers = _with_synapses(network)
-    for layer, shape in zip(layers, network.shapes[-len(layers) :], strict=True):
+    # A readout of two digits is stored as two layers of 8 bits.
+    layers = _with_synapses(network.stored)
+    for layer, shape in zip(layers, network.stored.shapes[-len(layers) :], strict=True):
         _require_size(layer.name, shape)
         least, largest = int(_synapse(layer).weight.min()), int(_synapse(layer).weight.max())
         if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:

@@ -148,8 +148,10 @@ class DataRequest:
     data_root: Annotated[Path | None, Flag("FOLDER")] = None
     class_map: Annotated[FolderClasses | None, _CLASS_MAP] = None
 
-    def load(self, classes: Sequence[str], input_shape: Shape | None, *, at_once: bool = True) -> DataSplits:
-        """Return the images, as `load_data`, and log how they were read."""
+    def load(
+        self, classes: Sequence[str], input_shape: Shape | None, *, at_once: bool = True, prefix: str = ""
+    ) -> DataSplits:
+        """Return the images, as `load_data`, and log how they were read, after ``prefix``."""
         from loihi_convert.data import load_data
 
         assert self.data is not None
@@ -163,7 +165,7 @@ class DataRequest:
             at_once=at_once,
         )
         for note in splits.notes:
-            _LOG.info(note)
+            _LOG.info("%s%s", prefix, note)
         return splits
 
     def load_for(self, path: Path, recorded: ModelRecord, input_shape: Shape, *, at_once: bool = True) -> DataSplits:
