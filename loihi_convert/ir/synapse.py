@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-from typing_extensions import Self
 
 from loihi_convert.errors import InputError
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel, freeze
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 
 def pooled_shape(input_shape: Shape, pool: Pair) -> Shape:
