@@ -93,6 +93,21 @@ class FileWork:
         """Return the name of a progress bar."""
         return f"{self.opened.path.name}: {what}"
 
+    def run_on(
+        self, backend: Backend, network: QuantizedNetwork | GradedNetwork, shard: Shard, what: str, *, trace: bool
+    ) -> RunResult:
+        """Run ``shard`` on ``backend``; ``what`` describes that."""
+        with progress_bar(self.describes(what)) as progress:
+            return backend.run(
+                network,
+                shard.images,
+                self.steps,
+                trace=trace,
+                first_image=shard.first,
+                is_stream=self.options.stream,
+                progress=progress,
+            )
+
 
 def _file_work(
     opened: OpenedFile, backend: BackendName, backend_options: BackendOptions, options: RunOptions
@@ -123,16 +138,7 @@ def run_shard(work: FileWork, shard: Shard) -> ImagesRun:
         result = run_reference(work, shard, "running on ref", trace=trace)
     else:
         assert not isinstance(opened.network, CubaNetwork)
-        with progress_bar(work.describes(f"running on {backend.name}")) as progress:
-            result = backend.run(
-                opened.network,
-                images,
-                work.steps,
-                trace=trace,
-                first_image=shard.first,
-                is_stream=options.stream,
-                progress=progress,
-            )
+        result = work.run_on(backend, opened.network, shard, f"running on {backend.name}", trace=trace)
         reference = run_reference(work, shard, "comparing with ref", trace=trace)
         result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
     cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images).reshape(len(images), -1)
@@ -149,22 +155,14 @@ def run_shard(work: FileWork, shard: Shard) -> ImagesRun:
 
 def run_reference(work: FileWork, shard: Shard, what: str, *, trace: bool = False) -> RunResult:
     """Run ``shard`` on `ref` with the neurons of the backend; ``what`` describes that."""
-    network, options, images = work.opened.network, work.options, np.asarray(shard.images)
-    normalization = work.opened.normalization
-    with progress_bar(work.describes(what)) as progress:
-        if isinstance(network, CubaNetwork):
+    network, images, normalization = work.opened.network, np.asarray(shard.images), work.opened.normalization
+    if isinstance(network, CubaNetwork):
+        with progress_bar(work.describes(what)) as progress:
             return run_cuba(network, images, work.steps, normalization=normalization, progress=progress)
-        if isinstance(network, GradedNetwork) and normalization is not None:
-            images = pixel_inputs(network, images, normalization)
-        return ReferenceBackend(replace(work.backend.options, device=options.device)).run(
-            network,
-            images,
-            work.steps,
-            trace=trace,
-            first_image=shard.first,
-            is_stream=options.stream,
-            progress=progress,
-        )
+    if isinstance(network, GradedNetwork) and normalization is not None:
+        images = pixel_inputs(network, images, normalization)
+    ref = ReferenceBackend(replace(work.backend.options, device=work.options.device))
+    return work.run_on(ref, network, replace(shard, images=images), what, trace=trace)
 
 
 def reference_outputs(work: FileWork, shard: Shard) -> Array:
