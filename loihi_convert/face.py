@@ -316,8 +316,8 @@ class Converted:
         chosen = chosen_device(device)
         # First, because it may be missing.
         ran = None if backend == "ref" else self._run_file(data.images, steps, backend)
-        with progress_bar("running on ref") as progress:
-            result = run_network(network, data.images, steps, device=chosen, progress=progress)
+        with progress_bar("running on ref"):
+            result = run_network(network, data.images, steps, device=chosen)
         is_equal = None
         if ran is not None:
             is_equal = first_difference(ran, result) is None
@@ -430,8 +430,8 @@ class Converted:
         return as_dataset(images, labels, input_shape=self._image_shape, class_count=class_count(outputs))
 
     def _run_file(self, images: Array, timesteps: int, backend: BackendName) -> RunResult:
-        with open_backend(backend) as opened, progress_bar(f"running on {backend}") as progress:
-            return opened.run(self.network, images, timesteps, progress=progress)
+        with open_backend(backend) as opened, progress_bar(f"running on {backend}"):
+            return opened.run(self.network, images, timesteps)
 
     def __repr__(self) -> str:
         if self.conversion is None:

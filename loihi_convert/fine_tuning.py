@@ -184,7 +184,7 @@ def fine_tune(
         else:
             tell(of_teacher.sentence)
     begun_spiking = None if timesteps is None else spiking_accuracy(design, splits.validation, timesteps)
-    with progress_bar(f"training {design.name}") as progress:
+    with progress_bar(f"training {design.name}"):
         trained = train_design(
             design,
             splits,
@@ -192,7 +192,6 @@ def fine_tune(
             replace(chosen, device=cast("Device", chosen_device(device))),
             file,
             resume=resume,
-            progress=progress,
         )
     ended_spiking = trained.spiking_accuracy.get("validation")
     first = "" if before is None else f"{before.sentence}{_as_spiking(timesteps, begun_spiking)}; "

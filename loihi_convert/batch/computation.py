@@ -27,7 +27,7 @@ from loihi_convert.ground.dependencies import installed_version
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.files import make_folder, write_atomically
 from loihi_convert.ground.options import Record
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress, quiet
 
 if TYPE_CHECKING:
     from loihi_convert.batch.clusters import DaskWorkers
@@ -290,7 +290,6 @@ def compute_missing(
     workers: DaskWorkers | None = None,
     *,
     told: Told = lambda one, outcome, left: None,
-    progress: Progress = no_progress,
 ) -> dict[str, Outcome]:
     """Compute what is `missing` and put it into ``store``; return the outcomes that are not final, by name.
 
@@ -307,7 +306,7 @@ def compute_missing(
     waiting = missing(wanted, store)
     total = len({one.name for one in (*wanted, *waiting)})
     done, left = total - len(waiting), sum(one.work for one in waiting)
-    started, measured = time.monotonic(), list[float]()
+    progress, started, measured = current_progress(), time.monotonic(), list[float]()
     found: dict[str, Outcome] = {}
 
     def known(one: Computation[Any]) -> Outcome:
@@ -333,7 +332,9 @@ def compute_missing(
 
 def _outcomes_here(waiting: Sequence[Computation[Any]], known: Known) -> Iterator[tuple[Computation[Any], Outcome]]:
     for one in waiting:
-        yield one, outcome_of(one, list(map(known, one.needs)), is_alone=True)
+        with quiet():
+            outcome = outcome_of(one, list(map(known, one.needs)), is_alone=True)
+        yield one, outcome
 
 
 def estimated_seconds(

@@ -106,7 +106,7 @@ def train(
         log(f"epoch {epoch} of {used.epochs}: validation accuracy {100 * accuracy:.2f} %")
 
     # What the user's code prints is not output of the command.
-    with progress_bar(f"training {design.name} on {splits.name}") as progress, redirect_stdout(sys.stderr):
+    with progress_bar(f"training {design.name} on {splits.name}"), redirect_stdout(sys.stderr):
         trained = train_design(
             design,
             splits,
@@ -114,7 +114,6 @@ def train(
             chosen,
             output,
             resume=resume,
-            progress=progress,
             # On a terminal, the bar shows how far it is.
             on_epoch=None if sys.stderr is None or sys.stderr.isatty() else say_epoch,
         )

@@ -32,7 +32,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.scales import is_proven
 from loihi_convert.ground.arrays import Array, signed_bits
 from loihi_convert.ground.choices import Target
-from loihi_convert.ground.progress import Progress, no_progress, progress_bar
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, is_relay, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
@@ -134,13 +134,12 @@ def report_quantization(
     images: ImageArray,
     *,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> QuantizationReport:
     """Return the cost of rounding ``real`` to ``network``.
 
     Clipping is counted on ``images``, uint8 ``(N, C, H, W)``, over ``network.timesteps`` steps.
     """
-    clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
+    clipped = clipped_images(network, images, network.timesteps, device=device)
     layers = []
     for index, (layer, before, counts, amplitude) in enumerate(
         zip(network.layers, real.layers, clipped.tolist(), network.received_amplitudes, strict=True)
@@ -263,20 +262,18 @@ def to_integers(
 
     def made(chosen: BalanceOptions) -> _Made:
         """Balance, correct, quantize and measure."""
-        with progress_bar(f"T = {timesteps}: balancing thresholds") as progress:
-            spiking = balance(cnn, images, timesteps, chosen, device=device, progress=progress)
-        with progress_bar(f"T = {timesteps}: quantizing") as progress:
-            quantized = quantize(spiking, images, quantize_options, device=device, progress=progress)
+        with progress_bar(f"T = {timesteps}: balancing thresholds"):
+            spiking = balance(cnn, images, timesteps, chosen, device=device)
+        with progress_bar(f"T = {timesteps}: quantizing"):
+            quantized = quantize(spiking, images, quantize_options, device=device)
         found = real_outputs(quantized, trying, device=device)
         return _Made(spiking, quantized, agreement_of(found, cnn_scores(cnn, trying), measure))
 
     trials: tuple[Trial, ...] = ()
     choice: tuple[str, ...] = ()
     if balance_options.method == AUTO:
-        with progress_bar(f"T = {timesteps}: choosing the balancing method") as progress:
-            trials = choose_method(
-                cnn, images, timesteps, balance_options, quantize_options, device=device, progress=progress
-            )
+        with progress_bar(f"T = {timesteps}: choosing the balancing method"):
+            trials = choose_method(cnn, images, timesteps, balance_options, quantize_options, device=device)
         (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balance_options, measure)
     else:
         spiking, quantized, agreement = made(balance_options)
@@ -285,8 +282,8 @@ def to_integers(
     quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
     # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
     counted = images if quantized.is_circuit else trying
-    with progress_bar(f"T = {timesteps}: counting clipped potentials") as progress:
-        report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
+    with progress_bar(f"T = {timesteps}: counting clipped potentials"):
+        report = report_quantization(quantized, spiking, counted, device=device)
     compared = np.asarray(images[:COMPARED_IMAGES])
     share = measure.share(*(real_outputs(network, compared, device=device) for network in (quantized, spiking)))
     notes = (
@@ -411,10 +408,8 @@ def choose_copies(
     """
     first = variant(copies[0])
     if options.method == AUTO:
-        with progress_bar(f"T = {timesteps}: choosing the balancing method") as progress:
-            best, *_ = choose_method(
-                first, images, timesteps, options, quantize_options, device=device, progress=progress
-            )
+        with progress_bar(f"T = {timesteps}: choosing the balancing method"):
+            best, *_ = choose_method(first, images, timesteps, options, quantize_options, device=device)
         options = best.chosen(options)
     trying = trial_images(images, timesteps)
     balancing = balancing_images(images, trying)
@@ -422,8 +417,8 @@ def choose_copies(
     tried: list[tuple[CopiesTrial, Array]] = []
     for count in copies:
         network = variant(count) if tried else first
-        with progress_bar(f"T = {timesteps}: {count} relays per skip") as progress:
-            spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
+        with progress_bar(f"T = {timesteps}: {count} relays per skip"):
+            spiking = balance(network, balancing, timesteps, options, device=device)
             quantized = quantize(spiking, balancing, quantize_options, device=device)
         found = real_outputs(quantized, trying, device=device)
         trial = CopiesTrial(

@@ -347,8 +347,8 @@ def export_graded(
     calibration = np.asarray(calibration[:MOST])
     require_calibration(source.network, calibration)
     require_same_outputs(source, calibration[:COMPARED])
-    with progress_bar(f"{output.name}: rounding") as progress:
-        made = to_graded(source.network, calibration, progress=progress)
+    with progress_bar(f"{output.name}: rounding"):
+        made = to_graded(source.network, calibration)
     record = {"headroom": HEADROOM, "calibration_images": len(calibration)}
     provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)
     network = replace(made.network, provenance=provenance)

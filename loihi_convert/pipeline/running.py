@@ -97,7 +97,7 @@ class FileWork:
         self, backend: Backend, network: QuantizedNetwork | GradedNetwork, shard: Shard, what: str, *, trace: bool
     ) -> RunResult:
         """Run ``shard`` on ``backend``; ``what`` describes that."""
-        with progress_bar(self.describes(what)) as progress:
+        with progress_bar(self.describes(what)):
             return backend.run(
                 network,
                 shard.images,
@@ -105,7 +105,6 @@ class FileWork:
                 trace=trace,
                 first_image=shard.first,
                 is_stream=self.options.stream,
-                progress=progress,
             )
 
 
@@ -144,10 +143,8 @@ def run_shard(work: FileWork, shard: Shard) -> ImagesRun:
     cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images).reshape(len(images), -1)
     float_outputs = None
     if opened.spiking is not None and options.float_snn:
-        with progress_bar(work.describes("running the float SNN")) as progress:
-            float_outputs = outputs(
-                opened.spiking, images, work.steps, device=options.device, first_image=shard.first, progress=progress
-            )
+        with progress_bar(work.describes("running the float SNN")):
+            float_outputs = outputs(opened.spiking, images, work.steps, device=options.device, first_image=shard.first)
     place = f"{platform.node()} {os.getpid()} {threading.get_ident()}"
     equal = 0 if reference is None else len(images)
     return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
@@ -157,8 +154,8 @@ def run_reference(work: FileWork, shard: Shard, what: str, *, trace: bool = Fals
     """Run ``shard`` on `ref` with the neurons of the backend; ``what`` describes that."""
     network, images, normalization = work.opened.network, np.asarray(shard.images), work.opened.normalization
     if isinstance(network, CubaNetwork):
-        with progress_bar(work.describes(what)) as progress:
-            return run_cuba(network, images, work.steps, normalization=normalization, progress=progress)
+        with progress_bar(work.describes(what)):
+            return run_cuba(network, images, work.steps, normalization=normalization)
     if isinstance(network, GradedNetwork) and normalization is not None:
         images = pixel_inputs(network, images, normalization)
     ref = ReferenceBackend(replace(work.backend.options, device=work.options.device))
@@ -347,8 +344,8 @@ def _mapped(
     function: Callable[[FileWork, Shard], _Result], work: FileWork, images: Array, workers: Workers, what: str
 ) -> list[_Result]:
     """Return what ``function`` gives for each shard of ``images``, in order."""
-    with progress_bar(work.describes(what)) as progress:
-        return DividedImages(images, workers, work.options.device).map(function, work, progress=progress)
+    with progress_bar(work.describes(what)):
+        return DividedImages(images, workers, work.options.device).map(function, work)
 
 
 def run_into_folder(
