@@ -18,7 +18,13 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, check_run, first_difference
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
+from loihi_convert.conversion.options import (
+    BalanceOptions,
+    ConversionOptions,
+    QuantizeOptions,
+    require_options,
+    require_timesteps,
+)
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import (
     Images,
@@ -543,20 +549,13 @@ def convert(
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
     balancing = BalanceOptions() if balancing is None else balancing
     skip_copies = int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies
-    require_convertible(source, dataset.images, balancing, quantization, skip_copies)
+    chosen = ConversionOptions(balancing, quantization, skip_copies, chosen_device(device))
+    require_convertible(source, dataset.images, chosen)
     own = own_accuracy(source, dataset, "calibration images", expect)
     implausible = unjudged(source, dataset) if own is None else own.warning
     for warning in filter(None, (dataset.rounding_note, implausible)):
         warnings.warn(warning, stacklevel=2)
-    done = converted(
-        source,
-        dataset.images,
-        timesteps,
-        balancing,
-        quantization,
-        skip_copies=skip_copies,
-        device=chosen_device(device),
-    )
+    done = converted(source, dataset.images, timesteps, chosen)
     measure, found = measure_of(source.network.task), done.agreement
     if measure.falls_short(found, replace(found, agreement=_LEAST_AGREEMENT)):
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")

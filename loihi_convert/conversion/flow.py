@@ -27,7 +27,13 @@ from loihi_convert.conversion.agreement import (
     rounding_notes,
 )
 from loihi_convert.conversion.balancing import Trial, balance, balancing_images, choose_method, trial_images
-from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
+from loihi_convert.conversion.options import (
+    AUTO,
+    BalanceOptions,
+    ConversionOptions,
+    QuantizeOptions,
+    require_timesteps,
+)
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.scales import is_proven
 from loihi_convert.ground.arrays import Array, signed_bits
@@ -243,21 +249,11 @@ def to_integers(
     cnn: ReluNetwork,
     images: ImageArray,
     timesteps: int,
-    balance_options: BalanceOptions = BalanceOptions(),
-    quantize_options: QuantizeOptions = QuantizeOptions(),
-    *,
-    device: str = "cpu",
+    options: ConversionOptions = ConversionOptions(),
 ) -> Conversion:
-    """Return ``cnn`` in Loihi's integers, balanced for ``timesteps`` steps.
-
-    Parameters
-    ----------
-    cnn, images, timesteps, balance_options, device
-        As in `balancing.balance`.
-    quantize_options
-        See `QuantizeOptions`.
-    """
+    """Return ``cnn`` in Loihi's integers, balanced for ``timesteps`` steps; arguments as in `balancing.balance`."""
     require_timesteps((timesteps,))
+    balancing, rounding, device = options.balance, options.quantize, options.device
     measure, trying = measure_of(cnn.task), trial_images(images, timesteps)
 
     def made(chosen: BalanceOptions) -> _Made:
@@ -265,18 +261,18 @@ def to_integers(
         with progress_bar(f"T = {timesteps}: balancing thresholds"):
             spiking = balance(cnn, images, timesteps, chosen, device=device)
         with progress_bar(f"T = {timesteps}: quantizing"):
-            quantized = quantize(spiking, images, quantize_options, device=device)
+            quantized = quantize(spiking, images, rounding, device=device)
         found = real_outputs(quantized, trying, device=device)
         return _Made(spiking, quantized, agreement_of(found, cnn_scores(cnn, trying), measure))
 
     trials: tuple[Trial, ...] = ()
     choice: tuple[str, ...] = ()
-    if balance_options.method == AUTO:
+    if balancing.method == AUTO:
         with progress_bar(f"T = {timesteps}: choosing the balancing method"):
-            trials = choose_method(cnn, images, timesteps, balance_options, quantize_options, device=device)
-        (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balance_options, measure)
+            trials = choose_method(cnn, images, timesteps, balancing, rounding, device=device)
+        (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balancing, measure)
     else:
-        spiking, quantized, agreement = made(balance_options)
+        spiking, quantized, agreement = made(balancing)
     record = [asdict(trial) for trial in trials]
     spiking = replace(spiking, provenance=spiking.provenance.with_parts(choice=record))
     quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
@@ -288,8 +284,8 @@ def to_integers(
     share = measure.share(*(real_outputs(network, compared, device=device) for network in (quantized, spiking)))
     notes = (
         *choice,
-        *_agreement_notes(measure, agreement, balance_options),
-        *_readout_notes(quantized, report, quantize_options),
+        *_agreement_notes(measure, agreement, balancing),
+        *_readout_notes(quantized, report, rounding),
         *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
     return Conversion(spiking, quantized, report, trials, agreement, notes)
@@ -387,11 +383,8 @@ def choose_copies(
     variant: Callable[[int], ReluNetwork],
     images: ImageArray,
     timesteps: int,
-    options: BalanceOptions = BalanceOptions(),
-    quantize_options: QuantizeOptions = QuantizeOptions(),
-    *,
+    options: ConversionOptions = ConversionOptions(),
     copies: Sequence[int] = COPIES,
-    device: str = "cpu",
 ) -> tuple[CopiesTrial, ...]:
     """Return the trials of several numbers of copies, with the chosen one first.
 
@@ -401,16 +394,16 @@ def choose_copies(
         Returns the CNN with the given number of relays per skip, like ``to_relu_network(model, skip_copies=r)``.
     images
         Calibration images; one part balances and quantizes, another tests, as in `choose_method`.
-    timesteps, options, quantize_options, device
+    timesteps, options
         As in `to_integers`; ``auto`` chooses once, with the first number of copies.
     copies
         The numbers of copies to try, the smallest first.
     """
-    first = variant(copies[0])
-    if options.method == AUTO:
+    first, chosen, device = variant(copies[0]), options.balance, options.device
+    if chosen.method == AUTO:
         with progress_bar(f"T = {timesteps}: choosing the balancing method"):
-            best, *_ = choose_method(first, images, timesteps, options, quantize_options, device=device)
-        options = best.chosen(options)
+            best, *_ = choose_method(first, images, timesteps, chosen, options.quantize, device=device)
+        chosen = best.chosen(chosen)
     trying = trial_images(images, timesteps)
     balancing = balancing_images(images, trying)
     scores, measure = cnn_scores(first, trying), measure_of(first.task)
@@ -418,8 +411,8 @@ def choose_copies(
     for count in copies:
         network = variant(count) if tried else first
         with progress_bar(f"T = {timesteps}: {count} relays per skip"):
-            spiking = balance(network, balancing, timesteps, options, device=device)
-            quantized = quantize(spiking, balancing, quantize_options, device=device)
+            spiking = balance(network, balancing, timesteps, chosen, device=device)
+            quantized = quantize(spiking, balancing, options.quantize, device=device)
         found = real_outputs(quantized, trying, device=device)
         trial = CopiesTrial(
             **asdict(agreement_of(found, scores, measure)),
@@ -433,11 +426,11 @@ def choose_copies(
         tried.append((trial, merits))
         if trial.identity_bits <= _NEGLIGIBLE_BITS:
             break
-    chosen, reached = tried[0]
+    kept, reached = tried[0]
     for trial, merits in tried[1:]:
         if _gains(merits - reached):
-            chosen, reached = trial, merits
-    return chosen, *(trial for trial, _ in tried if trial is not chosen)
+            kept, reached = trial, merits
+    return kept, *(trial for trial, _ in tried if trial is not kept)
 
 
 def _identity_bits(network: ReluNetwork, quantized: QuantizedNetwork) -> float:

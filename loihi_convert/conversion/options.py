@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -271,6 +271,27 @@ class QuantizeOptions:
         if poisson_seed is not None and self.pixel_bits is not None:
             expected = "must not be set, because pixels enter as one-bit spikes"
             raise UsageError(f"found {self.pixel_bits} for Poisson input", where="pixel_bits", expected=expected)
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How a CNN becomes integers, and where that is simulated.
+
+    Parameters
+    ----------
+    balance, quantize
+        How thresholds are balanced and numbers rounded.
+    skip_copies
+        Relays that carry each value of a skip connection, 1..8; None: as few of `flow.COPIES` as the agreement with the
+        CNN on calibration images allows, and no more than fit ``max_cores`` of ``quantize``.
+    device
+        ``"cpu"`` or another torch device.
+    """
+
+    balance: BalanceOptions = BalanceOptions()
+    quantize: QuantizeOptions = QuantizeOptions()
+    skip_copies: int | None = None
+    device: str = "cpu"
 
 
 def require_options(balancing: object, quantization: object) -> None:
