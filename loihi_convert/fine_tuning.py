@@ -164,9 +164,8 @@ def fine_tune(
         made,
         named(type(unwrapped(model.cnn if isinstance(model, WithQcfs) else model))),
         splits,
+        options=chosen,
         normalization=channel_normalization(mean, std, splits.input_shape[0]),
-        qcfs_levels=levels,
-        timesteps=timesteps,
         start=_record_of(made()),
     )
     require_same_training(design, splits)

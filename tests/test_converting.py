@@ -50,8 +50,7 @@ def pixels() -> np.ndarray:
 
 @pytest.mark.parametrize(("copies", "relays"), [(1, 4), (2, 8), (4, 16)])
 def test_as_many_relays_as_asked_for(copies: int, relays: int) -> None:
-    options = METHOD
-    made = converted(source(), pixels(), 4, ConversionOptions(options, QuantizeOptions(), copies))
+    made = converted(source(), pixels(), 4, ConversionOptions(METHOD, skip_copies=copies))
     assert sum(relay_count(layer.relay_of) for layer in made.quantized.layers) == relays
     assert made.quantized.provenance.model.skip_copies == copies
     assert ("skip_copies" in made.quantized.provenance["model"]) == (copies > 1)
@@ -255,10 +254,10 @@ def test_a_layer_that_no_core_holds_is_refused_for_any_number() -> None:
 
 def test_no_more_relays_are_tried_than_fit() -> None:
     """With 96 channels the network takes 9 neurocores with one relay per skip, 13 with two, and 15 with four."""
-    wide, method = source(96), METHOD
+    wide = source(96)
     for most, copies in ((None, (1, 2, 4)), (15, (1, 2, 4)), (14, (1, 2)), (13, (1, 2)), (12, (1,)), (9, (1,))):
         assert copies_that_fit(wide, QuantizeOptions(max_cores=most), may_correct=False) == copies
-    made = converted(wide, pixels(), 2, ConversionOptions(method, QuantizeOptions(max_cores=12)))
+    made = converted(wide, pixels(), 2, ConversionOptions(METHOD, QuantizeOptions(max_cores=12)))
     assert made.quantized.provenance.model.skip_copies == 1
     assert not any("relay" in note for note in made.notes)
 

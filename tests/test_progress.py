@@ -46,8 +46,6 @@ def test_parts_of_parts_add_up_and_what_is_quiet_is_not_told() -> None:
             current_progress()(2, 5)
         with quiet(), progress_part(0, 2):
             current_progress()(1, 2)
-        with progress_bar("stage"):
-            current_progress()(1, 3)
     assert told == [(10 + 5 + 2, 4 * 2 * 5)]
 
 

@@ -15,7 +15,6 @@ from support.networks import random_network
 from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import first_difference
 from loihi_convert.ground.choices import Reset
-from loihi_convert.ground.progress import progress_to
 from loihi_convert.ir.network import IntegrateAndFire, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -120,15 +119,6 @@ def test_a_channel_with_an_infinite_threshold_never_fires() -> None:
     network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
     potentials = outputs(network, np.full((1, 1, 1, 1), 255, np.uint8), 4)
     assert potentials.ravel().tolist() == [0, 0, 0, 0]
-
-
-def test_progress_counts_images() -> None:
-    seen: list[tuple[int, int]] = []
-    layers = (SpikingLayer("output", Dense(np.array([[1.0]])), None),)
-    network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
-    with progress_to(lambda *state: seen.append(state)):
-        outputs(network, np.zeros((5, 1, 1, 1), np.uint8), 2)
-    assert seen[-1] == (5, 5)
 
 
 @pytest.mark.parametrize("moments", [2**22, 1000, 1])

@@ -158,11 +158,10 @@ def _design(
     from loihi_convert.fine_tuning import require_same_training
     from loihi_convert.reading.own_cnn import own_design
 
-    levels, timesteps = chosen.qcfs_levels, chosen.timesteps
     if cnn.arch is None:
         assert built_in is not None
-        return design.built_in(built_in, splits, levels, recorded, timesteps=timesteps)
-    own = own_design(cnn.arch, start, splits, normalization=cnn.normalization, qcfs_levels=levels, timesteps=timesteps)
+        return design.built_in(built_in, splits, chosen.qcfs_levels, recorded, timesteps=chosen.timesteps)
+    own = own_design(cnn.arch, start, splits, options=chosen, normalization=cnn.normalization)
     require_same_training(own, splits)
     return own
 

@@ -58,8 +58,7 @@ def train_cnn(
     DataError, CheckpointError
         As in `train_design`.
     InputError
-        Also if ``output``, or an interrupted training of it, exists, unless ``overwrite`` or, for the latter,
-        ``resume``.
+        Also if ``output``, or an interrupted training of it, exists; not with ``overwrite``, or ``resume``.
     """
     require_kind("splits", splits, DataSplits, "must be DataSplits")
     for where, given in (("start", start), ("teacher", teacher)):

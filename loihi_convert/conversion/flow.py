@@ -27,13 +27,7 @@ from loihi_convert.conversion.agreement import (
     rounding_notes,
 )
 from loihi_convert.conversion.balancing import Trial, balance, balancing_images, choose_method, trial_images
-from loihi_convert.conversion.options import (
-    AUTO,
-    BalanceOptions,
-    ConversionOptions,
-    QuantizeOptions,
-    require_timesteps,
-)
+from loihi_convert.conversion.options import AUTO, BalanceOptions, ConversionOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.scales import is_proven
 from loihi_convert.ground.arrays import Array, signed_bits
@@ -285,7 +279,7 @@ def to_integers(
     notes = (
         *choice,
         *_agreement_notes(measure, agreement, balancing),
-        *_readout_notes(quantized, report, rounding),
+        *_readout_notes(quantized, report, rounding.weight_bits, may_split=not rounding.split_readout),
         *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
     return Conversion(spiking, quantized, report, trials, agreement, notes)
@@ -340,15 +334,15 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
 
 
 def _readout_notes(
-    quantized: QuantizedNetwork, report: QuantizationReport, options: QuantizeOptions
+    quantized: QuantizedNetwork, report: QuantizationReport, bits: int, *, may_split: bool
 ) -> tuple[str, ...]:
     """A hint where the range of the output potentials costs the last layer weight bits."""
     last = report.layers[-1]
     can_split = quantized.readout == "potential" and not quantized.is_circuit
-    if not can_split or last.weight_bits is None or last.weight_bits[-1] > options.weight_bits - _LOST_BITS:
+    if not can_split or last.weight_bits is None or last.weight_bits[-1] > bits - _LOST_BITS:
         return ()
-    kept = f"weights keep only {last.weight_bits[-1]} of {options.weight_bits} bits: the output potentials, with"
-    remedy = "Fewer `timesteps` leave more" + ("." if options.split_readout else ", or `split_readout`.")
+    kept = f"weights keep only {last.weight_bits[-1]} of {bits} bits: the output potentials, with"
+    remedy = "Fewer `timesteps` leave more" + (", or `split_readout`." if may_split else ".")
     return (f"{layer_words(last.name)}: {kept} their biases, take the range. {remedy}",)
 
 

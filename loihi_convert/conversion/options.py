@@ -293,14 +293,12 @@ class ConversionOptions:
     skip_copies: int | None = None
     device: str = "cpu"
 
-
-def require_options(balancing: object, quantization: object) -> None:
-    """Raise a `UsageError` for a word, which the command line would take."""
-    if balancing is not None:
+    def __post_init__(self) -> None:
+        # Not a word, which the command line would take.
         expected = "must be BalanceOptions, such as BalanceOptions(method='percentile')"
-        require_kind("balancing", balancing, BalanceOptions, expected)
-    expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
-    require_kind("quantization", quantization, QuantizeOptions, expected)
+        require_kind("balancing", self.balance, BalanceOptions, expected)
+        expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
+        require_kind("quantization", self.quantize, QuantizeOptions, expected)
 
 
 def require_readout(task: Task, readout: Readout) -> None:

@@ -397,7 +397,12 @@ def run_into_folder(
             )
         done = RunFolder(folder, (), runs)
         try:
-            written = _written(done, files, splits, images, backend, options, command_line)
+            written = write_run(
+                folder,
+                [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
+                ImageFacts(images.labels, images.targets, images.paths, splits.classes or None),
+                _manifest(runs, files, splits, backend, options, command_line),
+            )
         except Exception:
             if unwritten is not None:
                 unwritten(done)
@@ -411,18 +416,17 @@ def _noted(ran: FileRun, splits: DataSplits) -> FileRun:
     return replace(ran, evaluation=ran.evaluation.model_copy(update={"notes": notes}))
 
 
-def _written(
-    done: RunFolder,
+def _manifest(
+    runs: Sequence[FileRun],
     opened: Sequence[OpenedFile],
     splits: DataSplits,
-    images: Dataset,
     backend: Backend,
     options: RunOptions,
     command_line: Sequence[str],
-) -> tuple[Path, ...]:
-    """Write the results of ``done``, with all that is known of their origin, into its folder; return the files."""
-    classes, seeds = splits.classes or None, {getattr(file.network, "poisson_seed", None) for file in opened}
-    manifest = new_manifest(
+) -> dict[str, Any]:
+    """All that is known of the origin of a run's results."""
+    seeds = {getattr(file.network, "poisson_seed", None) for file in opened}
+    found = new_manifest(
         network=opened[0].path.stem,
         data=splits.name,
         data_fingerprint=splits.fingerprint,
@@ -431,17 +435,8 @@ def _written(
         command_line=command_line,
         seed=seeds.pop() if len(seeds) == 1 else None,
     )
-    return write_run(
-        done.folder,
-        [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in done.runs],
-        ImageFacts(images.labels, images.targets, images.paths, classes),
-        {**manifest, "classes": classes, **_made_by(done.runs, backend, options)},
-    )
-
-
-def _made_by(runs: Sequence[FileRun], backend: Backend, options: RunOptions) -> dict[str, Any]:
-    """The manifest's entries on the backend and on each file."""
-    found: dict[str, Any] = {
+    found |= {
+        "classes": splits.classes or None,
         "backend_versions": {name: version for ran in runs for name, version in ran.backend_versions.items()},
         "lava_layout": backend.layout,
         "neuron": backend.options.neuron,
