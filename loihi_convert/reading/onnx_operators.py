@@ -240,6 +240,8 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
 
 
 def _dequantize(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    if scale.ndim > 1:
+        refuse("has scales of blocks", supported="one for each channel, or for all")
     axis = a.get("axis", 1) % x.ndim
     return ((x.movedim(axis, -1) - (0 if zero is None else zero)) * scale).movedim(-1, axis)
 
