@@ -1,8 +1,8 @@
 """The number of relay copies for each skip connection, chosen by trials on calibration images.
 
 A skip enters a convolution with the amplitude it repeats as its weight, often several times the largest weight there.
-All weights of a channel share one scale, so at 8 bits the convolution loses 1 to 2 of them (`flow.identity_ratio`). If r
-relays repeat the same spikes, each has 1/r of the weight, and log2(r) bits are regained. Every copy costs neurons,
+All weights of a channel share one scale, so at 8 bits the convolution loses 1 to 2 of them (`flow.identity_ratio`). If
+r relays repeat the same spikes, each has 1/r of the weight, and log2(r) bits are regained. Every copy costs neurons,
 spikes and synaptic operations. So copies are tried only if a skip costs bits, and more copies are used only if the
 quantized network then agrees better with the CNN by more than chance.
 """
