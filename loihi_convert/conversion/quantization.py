@@ -284,7 +284,7 @@ class _Rounding:
         return FloatLayer(layer, synapse, largest_input, largest_weight, one_scale=are_classes)
 
 
-_NOTICED: Final = 0.01
+_NOTICED: Final = 0.02
 """Root mean square over channels, as a fraction of the threshold, up to which mean rounding errors stay as they are."""
 
 
