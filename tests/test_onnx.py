@@ -169,17 +169,18 @@ def graph(nodes: list[Any], weights: dict[str, Any], shape: Any = (1, *SHAPE)) -
     return onnx_graph(nodes, weights, shape)
 
 
-def test_an_opset_whose_additions_align_shapes_otherwise_is_refused(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("opset", [6, 9999])
+def test_opsets_whose_additions_align_shapes_otherwise_and_unknown_ones_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, opset: int
 ) -> None:
     monkeypatch.chdir(tmp_path)
     path = graph([node("Relu", "x")], {})
     content = onnx.load(path)
-    content.opset_import[0].version = 6
+    content.opset_import[0].version = opset
     onnx.save(content, path)
     with pytest.raises(InputError) as raised:
         read_onnx(path, None)
-    assert raised.value.found == "opset 6"
+    assert raised.value.found == f"opset {opset}"
 
 
 def test_the_standard_operators_have_two_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

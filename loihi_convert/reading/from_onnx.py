@@ -40,6 +40,7 @@ from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, a
 from loihi_convert.reading.recording import Step, named
 
 _OLDEST_OPSET: Final = 7
+"""Before, Add and Mul aligned shapes otherwise."""
 _MAX_NAMES: Final = 4
 
 _ARITHMETIC: Final = ("Identity", "Cast", "Add", "Sub", "Mul", "Div")
@@ -84,9 +85,10 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
         nodes, constants = _in_order(graph), {each.name: _tensor(each) for each in graph.initializer}
     # The standard operators have two names.
     opsets = {each.domain.replace("ai.onnx", ""): each.version for each in content.opset_import}
-    if (opset := opsets.get("", 1)) < _OLDEST_OPSET:
-        expected = f"must be at least {_OLDEST_OPSET}: before, Add and Mul aligned shapes otherwise"
-        raise InputError(f"opset {opset}", where=path, expected=expected, hint="Export it again.")
+    opset, newest = opsets.get("", 1), onnx.defs.onnx_opset_version()
+    if not _OLDEST_OPSET <= opset <= newest:
+        expected = f"must be in {_OLDEST_OPSET}..{newest}, the newest that the installed package onnx knows"
+        raise InputError(f"opset {opset}", where=path, expected=expected, hint="Export it again, or update onnx.")
     image = _image(graph, path)
     if others := [node for node in nodes if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx")]:
         raise UnsupportedModelError(
