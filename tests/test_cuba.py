@@ -400,7 +400,7 @@ def test_a_run_says_how_many_weights_are_rounded(
     layer = small_layers()[3]
     layer["weight"][0, :2] = 3.5
     path = write_external(tmp_path / "model.net", [layer])
-    np.savez(tmp_path / "own.npz", images=np.ones((6, 1, 6, 9), np.uint8), labels=np.arange(6) % 3)
+    np.savez(tmp_path / "own.npz", images=np.full((6, 1, 6, 9), 9, np.uint8), labels=np.arange(6) % 3)
     done = invoker(monkeypatch, capsys)("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run")
     assert (done.code, "2 weights in the file are not integers" in " ".join(done.out.split())) == (0, True)
 

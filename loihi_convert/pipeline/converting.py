@@ -62,7 +62,7 @@ def require_same_outputs(
     given = [] if images is None else [images]
     for shown in given if has_levels else [*given, _probes(source.network.input_shape)]:
         # A forward may compute something else for larger batches.
-        count = min(_LARGE_BATCH, _WORK // max(1, source.network.multiply_accumulates))
+        count = min(_LARGE_BATCH, _WORK // (source.network.multiply_accumulates or _WORK))
         batch = np.resize(shown, (max(len(shown), count), *shown.shape[1:]))
         expected = _outputs(source, batch, name)[: len(shown)]
         if not np.isfinite(expected).all():

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.errors import CONTROL, DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.dependencies import installed_version
@@ -72,6 +72,8 @@ def write_run(
     InputError
         If the folder cannot be written.
     """
+    # As in the CSV files.
+    runs = [run._replace(name=run.name.translate(CONTROL)) for run in runs]
     require_different_names([run.name for run in runs])
     for run in runs:
         require_class_names(run.name, run.network, known.classes)
