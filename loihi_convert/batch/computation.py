@@ -216,9 +216,8 @@ class Store:
             If it cannot be written.
         """
         assert outcome.is_final
-        found = (
-            {"error": outcome.error} if outcome.result is None else {"result": outcome.result.model_dump(mode="json")}
-        )
+        result = outcome.result
+        found = {"error": outcome.error} if result is None else {"result": result.model_dump(mode="json")}
         content = {"key": one.identity, **found}
         content["sha256"] = _digest(content)
         text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)

@@ -222,17 +222,16 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
 def _explanation(source: Source, images: Dataset, least: float) -> str:
     """A sentence on the usual normalization or the transposition with the highest accuracy above ``least``, or ""."""
     pixels, usual = images.images, _USUAL.get(source.recorded.data or "")
-    reached = []
+    reached: list[tuple[float, Normalization]] = []
     # A checkpoint of `train` or `fine_tune` records a seed, and its normalization, beside which no other is accepted.
     if source.recorded.seed is None:
         fitting = [one for one in _NORMALIZATIONS if len(one.mean) in (1, pixels.shape[1])]
         # Of equal ones the first.
         fitting.sort(key=lambda one: usual is None or one != usual.normalization)
         reached = [(_accuracy(source.with_normalization(one), images), one) for one in fitting]
-    turned = 0.0
     if pixels.shape[2] == pixels.shape[3]:
-        turned = _accuracy(source.network, replace(images, images=pixels.swapaxes(2, 3)))
-    best, (mean, std) = max([*reached, (turned, _SWAPPED)], key=lambda found: found[0])
+        reached.append((_accuracy(source.network, replace(images, images=pixels.swapaxes(2, 3))), _SWAPPED))
+    best, (mean, std) = max(reached, key=lambda found: found[0], default=(0.0, _SWAPPED))
     if best <= least:
         return ""
     reach = f"it is {100 * best:.2f} % of {len(images):,}"
