@@ -319,12 +319,12 @@ class OnnxModule(nn.Module):
     def forward(self, images: Tensor) -> Any:
         x = self._layout.arranged(images)
         if self._is_for_one:
-            found = torch.vmap(self._run)(x.unsqueeze(1))
+            found = torch.vmap(functools.partial(self._run, images=len(x)))(x.unsqueeze(1))
             return found[:, 0] if found.shape[1:2] == (1,) else found
         # In a file for any number of images, an axis of length 1 is not theirs.
         return self._run(x) if len(x) > 1 else self._run(x.expand(2, *x.shape[1:]))[:1]
 
-    def _run(self, x: Tensor) -> Any:
+    def _run(self, x: Tensor, images: int = 1) -> Any:
         values: dict[str, Any] = {**dict(zip(self._names, self.weights, strict=True)), self._image: x, "": None}
         kept = 0
         for step, (inputs, outputs, last) in zip(self.steps, self._uses, strict=True):
@@ -334,7 +334,7 @@ class OnnxModule(nn.Module):
             kept += sum(each.nbytes for each in made.values())
             for name in last & values.keys():
                 kept -= values.pop(name).nbytes
-            require_fits(kept, step.name, what="needs, with the values kept for later,")
+            require_fits(images * kept, str(step.name), what="needs, with the values kept for later,")
         return values[self._output]
 
 
