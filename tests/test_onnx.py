@@ -525,6 +525,12 @@ RELU = node("Relu", "x", outputs=("r",))
             )
         ),
         (
+            [node("Conv", "x", "w", pads=[20_000] * 4)],
+            {"w": random(1, SHAPE[0], 3, 3)},
+            "y",
+            "Conv makes too many numbers",
+        ),
+        (
             [node("Concat", *"xx", axis=1, outputs=("c0",))]
             + [node("Concat", f"c{k}", f"c{k}", axis=1, outputs=(f"c{k + 1}",)) for k in range(40)]
             + [node("Identity", "c40")],
@@ -735,3 +741,17 @@ def test_from_a_file_to_a_run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     assert json.loads(out)["digits"]["cnn_accuracy"] is not None
     assert call("check", "digits.onnx", "--data", "digits", "--images", 5)[0] in (0, 3)
     assert call("diagnose", "digits.onnx", "digits.net", "--images", 20)[0] == 0
+
+
+def test_functions_that_call_each_other_are_counted_before_they_are_written_out(tmp_path: Path) -> None:
+    standard, own = helper.make_opsetid("", 17), helper.make_opsetid("own", 1)
+    functions = [helper.make_function("own", "F0", ["a"], ["b"], [node("Relu", "a", outputs=("b",))], [standard])]
+    for level in range(30):
+        calls = [helper.make_node(f"F{level}", [a], [b], domain="own") for a, b in ("am", "mb")]
+        functions.append(helper.make_function("own", f"F{level + 1}", ["a"], ["b"], calls, [standard, own]))
+    image, output = (helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, *SHAPE)) for name in "xy")
+    used = helper.make_graph([helper.make_node("F30", ["x"], ["y"], domain="own")], "g", [image], [output])
+    content = helper.make_model(used, opset_imports=[standard, own], functions=functions, ir_version=9)
+    (tmp_path / "net.onnx").write_bytes(content.SerializeToString())
+    with pytest.raises(CheckpointError, match="1,073,741,824 operators"):
+        read_onnx(tmp_path / "net.onnx", None)

@@ -763,3 +763,5 @@ def test_a_grid_needs_values() -> None:
         Grid((NETWORK,), {"bits": [4]})
     with pytest.raises(UsageError, match="found none"):
         Grid((), {})
+    with pytest.raises(UsageError, match="found 1,000,000 cells"):
+        Grid((NETWORK,), {"timesteps": range(1, 1001), "percentile": range(1, 1001)})

@@ -17,6 +17,10 @@ from loihi_convert.errors import DataError, InputError, UsageError
 # Characters of the file name kept in the temporary name: a name may have 255 bytes, a character up to four.
 _KEPT: Final = 40
 
+_GIB: Final = os.environ.get("LOIHI_CONVERT_GIB", "")
+INPUT_BYTES: Final = (int(_GIB) if _GIB.isdecimal() else 2) << 30
+"""Most bytes of one input: of a file, and of the numbers that it holds when they are read."""
+
 
 def as_path(given: object, where: str) -> Path:
     """Return ``given``, of the parameter ``where``, as a path."""
@@ -106,6 +110,21 @@ def require_no_pipe(path: Path) -> None:
     """Raise an `InputError` if ``path`` is a pipe or a device, which can be read only once."""
     if not path.is_file() and not path.is_dir():
         raise InputError("is a pipe or a device", where=path, expected="must be a file")
+
+
+def require_fits(size: int, where: Path | str, error: type[InputError] = InputError, what: str = "takes") -> None:
+    """Raise an ``error`` if an input, at ``where``, takes ``size`` bytes, more than `INPUT_BYTES`."""
+    if size > INPUT_BYTES:
+        found, expected = f"{what} {size / 2**30:,.1f} GiB", f"must take at most {INPUT_BYTES >> 30} GiB"
+        raise error(found, where=where, expected=expected, hint="If you trust it, set LOIHI_CONVERT_GIB to more.")
+
+
+def content_of(path: Path, error: type[InputError]) -> bytes:
+    """Return the bytes of a file of at most `INPUT_BYTES`, or raise an OSError."""
+    size = path.stat().st_size
+    require_no_pipe(path)
+    require_fits(size, path, error)
+    return path.read_bytes()
 
 
 def cannot_read(path: Path, error: OSError) -> DataError:

@@ -20,6 +20,7 @@ import numpy as np
 
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
 from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import content_of
 from loihi_convert.ground.hdf5 import MAX_RATIO, read_datasets
 
 SUFFIX: Final = ".net"
@@ -33,7 +34,6 @@ _SEAL_LENGTH: Final = 512
 _IMAGES: Final = itertools.count()
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
-_MAX_FILE: Final = 2**31
 _LEAST_COMPRESSED: Final = 4096
 """Bytes from which on a dataset is compressed: HDF5's index of its chunks takes a kilobyte or more."""
 _CHUNK: Final = 2**18
@@ -96,10 +96,8 @@ def read_content(path: Path) -> bytes:
         If the file is missing, cannot be read, is not an HDF5 file, or does not match its seal.
     """
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise NetxError("larger than 2 GiB", where=path, expected="must be smaller")
         # Read the whole file first: h5py keeps a file open as long as its reader exists.
-        content = path.read_bytes()
+        content = content_of(path, NetxError)
     except FileNotFoundError as error:
         raise NetxError("no such file", where=path, hint="Write one with `loihi-convert export model.pt`.") from error
     except OSError as error:

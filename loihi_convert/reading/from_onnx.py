@@ -36,7 +36,10 @@ from loihi_convert.errors import (
 )
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.dependencies import optional_module
-from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
+from loihi_convert.ground.files import require_fits
+from loihi_convert.reading.graph import placed_at
+from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied, require_few
+from loihi_convert.reading.reader import MOST_NODES
 from loihi_convert.reading.recording import Step, named
 
 _OLDEST_OPSET: Final = 7
@@ -78,8 +81,10 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     """
     onnx, inliner = (optional_module(name, f"{path.name} is an ONNX file") for name in ("onnx", "onnx.inliner"))
     with _reading(path):
+        require_fits(path.stat().st_size, path, CheckpointError)
         content: Any = onnx.load(str(path))
         if content.functions:
+            _require_few(content)
             content = inliner.inline_local_functions(content)
         graph = content.graph
         nodes, constants = _in_order(graph), {each.name: _tensor(each) for each in graph.initializer}
@@ -104,7 +109,25 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     modules = [
         OnnxModule(nodes, constants, ends, layout, opset, each) for each in ([1, None] if batch == 1 else [batch])
     ]
+    with placed_at(path.name):
+        require_few(layout.shape)
     return _same_for_several(modules, torch.rand(3, *layout.shape)).eval(), layout.shape, layout.notes
+
+
+def _require_few(content: Any) -> None:
+    """Refuse functions that call each other so often that they stand for more than `MOST_NODES` operators."""
+    bodies = {(each.domain, each.name): each.node for each in content.functions}
+
+    def counted(nodes: Any) -> int:
+        inner = (each.g.node for node in nodes for each in node.attribute)
+        return sum(count((node.domain, node.op_type)) for node in nodes) + sum(map(counted, inner))
+
+    @functools.cache
+    def count(kind: tuple[str, str]) -> int:
+        return counted(bodies[kind]) if kind in bodies else 1
+
+    if (total := counted(content.graph.node)) > MOST_NODES:
+        raise ValueError(f"its functions stand for {total:,} operators; at most {MOST_NODES:,}")
 
 
 @torch.no_grad()
@@ -298,18 +321,22 @@ class OnnxModule(nn.Module):
     def forward(self, images: Tensor) -> Any:
         x = self._layout.arranged(images)
         if self._is_for_one:
-            found = torch.vmap(self._run)(x.unsqueeze(1))
+            found = torch.vmap(functools.partial(self._run, images=len(x)))(x.unsqueeze(1))
             return found[:, 0] if found.shape[1:2] == (1,) else found
         # In a file for any number of images, an axis of length 1 is not theirs.
         return self._run(x) if len(x) > 1 else self._run(x.expand(2, *x.shape[1:]))[:1]
 
-    def _run(self, x: Tensor) -> Any:
+    def _run(self, x: Tensor, images: int = 1) -> Any:
         values: dict[str, Any] = {**dict(zip(self._names, self.weights, strict=True)), self._image: x, "": None}
+        kept = 0
         for step, (inputs, outputs, last) in zip(self.steps, self._uses, strict=True):
             found = step(*map(values.get, inputs))
-            values.update(zip(outputs, found if isinstance(found, tuple | list) else [found], strict=False))
-            for name in last:
-                values.pop(name, None)
+            made = dict(zip(outputs, found if isinstance(found, tuple | list) else [found], strict=False))
+            values.update(made)
+            kept += sum(each.nbytes for each in made.values())
+            for name in last & values.keys():
+                kept -= values.pop(name).nbytes
+            require_fits(images * kept, str(step.name), what="needs, with the values kept for later,")
         return values[self._output]
 
 
