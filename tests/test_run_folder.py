@@ -22,13 +22,14 @@ from support import oracle
 from support.evaluations import LABELS, entry
 from support.strategies import Case, networks
 
+from loihi_convert.backends import result as results
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ground import files
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
-from loihi_convert.runs import columns, run_folder
+from loihi_convert.runs import run_folder
 from loihi_convert.runs.columns import FileResults, ImageFacts
 from loihi_convert.runs.run_folder import ReadFile, new_manifest, read_run
 
@@ -154,7 +155,7 @@ def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
 def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(columns, "_BLOCK", block)
+    monkeypatch.setattr(results, "_PART_IMAGES", block)
     run = entry([20, 150, 190])
     write(tmp_path, run, paths=[f"{index}.png" for index in range(200)])
     result = run.result

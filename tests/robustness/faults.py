@@ -203,11 +203,6 @@ def _state(path: Path) -> str:
 
 def kill_export(bench: Bench, kills: int = KILLS) -> Iterator[str]:
     """kill -9 of export --overwrite: half of them anywhere, half while it writes."""
-    import loihi_convert.cli
-    import loihi_convert.cnn.checkpoint
-    import loihi_convert.conversion.balancing
-    import loihi_convert.pipeline  # noqa: F401
-
     trial = bench.trial()
     target = trial.folder / "model.net"
     seconds = 2.0
@@ -237,6 +232,12 @@ def kill_export(bench: Bench, kills: int = KILLS) -> Iterator[str]:
 
 def _forked(trial: Trial, *words: str) -> int:
     """Start a command in a fork of this process, which has imported all it needs."""
+    import loihi_convert.cli
+    import loihi_convert.cnn.checkpoint
+    import loihi_convert.cnn.training
+    import loihi_convert.conversion.balancing
+    import loihi_convert.pipeline  # noqa: F401
+
     child = os.fork()
     if child == 0:
         from loihi_convert.__main__ import main as command_line
