@@ -792,14 +792,12 @@ def test_doctor_lists_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     assert examine()[-1].found == "none"
-    for place in ("runs/finished", "runs/killed", "temporary/loihi-0a1b"):
-        Path(place).mkdir(parents=True)
-    Path("runs/finished/manifest.json").touch()
+    Path("temporary/loihi-0a1b").mkdir(parents=True)
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", lambda *_: None)
         write_atomically(Path("a.net"), b"")
     (unfinished,) = Path().glob(".*")
-    found = f"3 unfinished: {unfinished}, {tmp_path}/temporary/loihi-0a1b, runs/killed"
+    found = f"2 unfinished: {unfinished}, {tmp_path}/temporary/loihi-0a1b"
     assert (examine()[-1].found, examine()[-1].advice) == (found, "Delete what no running command uses.")
 
 

@@ -133,7 +133,11 @@ class RunResult:
     @property
     def predictions(self) -> Array:
         """int64 ``(N, T)``: the predicted class after each step, see `ir.network.classes_of`."""
-        return np.concatenate([classes_of(part.outputs) for part in self.parts()])
+        return classes_of(self.outputs)
+
+    def classes_after(self, timesteps: int | Sequence[int]) -> Array:
+        """int64 ``(N, ...)``: `predictions` after ``timesteps``; those of all steps are not kept."""
+        return np.concatenate([part.predictions[:, np.subtract(timesteps, 1)] for part in self.parts()])
 
     def parts(self) -> Iterator[RunResult]:
         """Yield views of the result for some images at a time, so that what is computed from them stays small."""

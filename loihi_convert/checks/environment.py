@@ -23,7 +23,7 @@ from loihi_convert.ground.dependencies import (
     other_interpreter,
     unsuitable_version,
 )
-from loihi_convert.ground.files import MANIFEST, RUNS, UNFINISHED
+from loihi_convert.ground.files import UNFINISHED
 
 State = Literal["ok", "absent", "broken"]
 
@@ -92,10 +92,9 @@ def _linux() -> Check:
 
 
 def _leftovers() -> Check:
-    """List what commands ended by SIGKILL, or workers, may have left in this folder, in runs/ and in TMPDIR."""
-    temporary = Path(tempfile.gettempdir())
-    found = [*Path().glob(UNFINISHED), *RUNS.glob(f"*/{UNFINISHED}"), *temporary.glob("loihi-*")]
-    found += [run for run in RUNS.glob("*") if run.is_dir() and not any(run.rglob(MANIFEST))]
+    """List what commands ended by SIGKILL may have left in this folder, in run folders and in TMPDIR."""
+    found = [*Path().glob(UNFINISHED), *Path().glob(f"runs/*/{UNFINISHED}")]
+    found += Path(tempfile.gettempdir()).glob("loihi-*")
     names = ", ".join(shlex.quote(str(path)) for path in found[:_SHOWN]) + ", ..." * (len(found) > _SHOWN)
     advice = "Delete what no running command uses." if found else ""
     return Check("Leftovers", "ok", f"{len(found)} unfinished: {names}" if found else "none", advice)

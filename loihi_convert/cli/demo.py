@@ -14,7 +14,7 @@ from loihi_convert.cli.console import Fact, log
 from loihi_convert.cli.train import trained_sentence
 from loihi_convert.ground.choices import BackendName
 from loihi_convert.ground.dependencies import is_lava_at_hand
-from loihi_convert.ground.files import RUNS, make_folder, require_new_or_empty
+from loihi_convert.ground.files import make_folder, require_new_or_empty
 from loihi_convert.ground.options import Flag
 from loihi_convert.pipeline.options import WriteOptions
 
@@ -51,7 +51,7 @@ def demo(
     from loihi_convert.pipeline import exporting, running
     from loihi_convert.pipeline.opening import open_file
     from loihi_convert.report.figure import write_figure
-    from loihi_convert.runs.run_folder import dated_name
+    from loihi_convert.runs.run_folder import RUNS, dated_name
 
     require_timesteps((timesteps,))
     backend: BackendName = "sim" if is_lava_at_hand(lava.lava_python) else "ref"

@@ -347,7 +347,7 @@ def report(
 
 def _run_folders(given: Sequence[Path]) -> list[Path]:
     """Return the run folders among ``given`` and inside them, or the newest run in the current folder."""
-    from loihi_convert.ground.files import MANIFEST, RUNS
+    from loihi_convert.runs.run_folder import MANIFEST, RUNS
 
     if not given:
         complete = sorted(RUNS.glob(f"*/{MANIFEST}"), key=lambda path: path.stat().st_mtime_ns)

@@ -19,12 +19,6 @@ _KEPT: Final = 40
 UNFINISHED: Final = ".?*.????????.tmp"
 """Pattern of the temporary names."""
 
-RUNS: Final = Path("runs")
-"""The parent of run folders that were not given a name."""
-
-MANIFEST: Final = "manifest.json"
-"""The last file of a run folder: without it, the run is incomplete."""
-
 
 def as_path(given: object, where: str) -> Path:
     """Return ``given``, of the parameter ``where``, as a path."""

@@ -298,8 +298,7 @@ def _points(
     timesteps: Sequence[int],
 ) -> Iterator[Point]:
     """Yield the figures after each of ``timesteps``."""
-    places, image_count = np.array(timesteps) - 1, len(result.potentials)
-    predictions = np.concatenate([part.predictions[:, places] for part in result.parts()], axis=0)
+    predictions, image_count = result.classes_after(timesteps), len(result.potentials)
     cnn, relays = share(classes.cnn, classes.labels), relay_work(result, network)
     neurons = np.array([math.prod(shape) for shape in network.shapes[: len(network.spiking_layers)]], np.int64)
     for steps, fixed in zip(timesteps, predictions.T, strict=True):

@@ -21,15 +21,7 @@ from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.dependencies import installed_version
-from loihi_convert.ground.files import (
-    MANIFEST,
-    RUNS,
-    asked,
-    cannot_create,
-    require_new_or_empty,
-    require_writable,
-    write_atomically,
-)
+from loihi_convert.ground.files import asked, cannot_create, require_new_or_empty, require_writable, write_atomically
 from loihi_convert.ir.network import class_count, name_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
@@ -56,6 +48,11 @@ from loihi_convert.runs.columns import (
 )
 
 _SURROGATES: Final = re.compile("[\ud800-\udfff]")
+
+RUNS: Final = Path("runs")
+"""The parent of run folders that were not given a name."""
+
+MANIFEST: Final = "manifest.json"
 
 
 def write_run(
