@@ -26,7 +26,7 @@ from loihi_convert import netx
 from loihi_convert.errors import InputError
 
 KILLS: Final = 60
-RACES: Final = 50
+RACES: Final = 20
 EARLY_SIGNALS: Final = 20
 LEFT_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 40.0
