@@ -444,7 +444,7 @@ def surroundings(bench: Bench) -> Iterator[str]:
 
 
 def races(bench: Bench) -> Iterator[str]:
-    """Pairs of commands that write one file without --overwrite: one has it, the other is told so and keeps what it trained."""
+    """Pairs of commands that write one file without --overwrite: one has it, the other keeps what it trained."""
     for words in (
         ("export", "model.pt", "-T", "1", "--no-verify", "-o", "new.net"),
         ("train", "--epochs", "1", "-o", "new.pt"),
