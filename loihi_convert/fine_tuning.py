@@ -192,6 +192,7 @@ def fine_tune(
             replace(chosen, device=cast("Device", chosen_device(device))),
             file,
             resume=resume,
+            overwrite=overwrite,
             progress=progress,
         )
     ended_spiking = trained.spiking_accuracy.get("validation")

@@ -22,6 +22,7 @@ from support import oracle
 from support.evaluations import LABELS, entry
 from support.strategies import Case, networks
 
+from loihi_convert.backends import result as results
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ground import files
@@ -30,7 +31,7 @@ from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.report.build import report
 from loihi_convert.report.page import html, markdown
-from loihi_convert.runs import columns, run_folder
+from loihi_convert.runs import run_folder
 from loihi_convert.runs.columns import FileResults, ImageFacts
 from loihi_convert.runs.run_folder import ReadFile, new_manifest, read_run
 
@@ -156,7 +157,7 @@ def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
 def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(columns, "_BLOCK", block)
+    monkeypatch.setattr(results, "_PART_IMAGES", block)
     run = entry([20, 150, 190])
     write(tmp_path, run, paths=[f"{index}.png" for index in range(200)])
     result = run.result

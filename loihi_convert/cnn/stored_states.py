@@ -154,11 +154,11 @@ def described(content: object) -> str:
     return f"a {type(content).__name__}"
 
 
-def write_pt(content: Mapping[str, object], path: Path) -> None:
-    """Write a dict of tensors, numbers, strings, lists and dicts atomically, in torch's zip format."""
+def write_pt(content: Mapping[str, object], path: Path, *, overwrite: bool = True) -> None:
+    """Write a dict of tensors, numbers, strings, lists and dicts in torch's zip format, as `write_atomically`."""
     stream = io.BytesIO()
     torch.save(dict(content), stream)
-    write_atomically(path, stream.getvalue())
+    write_atomically(path, stream.getvalue(), overwrite=overwrite)
 
 
 def read_pt(path: Path) -> object:

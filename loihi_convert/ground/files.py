@@ -16,6 +16,8 @@ from loihi_convert.errors import DataError, InputError, UsageError
 
 # Characters of the file name kept in the temporary name: a name may have 255 bytes, a character up to four.
 _KEPT: Final = 40
+UNFINISHED: Final = ".?*.????????.tmp"
+"""Pattern of the temporary names."""
 
 _GIB: Final = os.environ.get("LOIHI_CONVERT_GIB", "")
 INPUT_BYTES: Final = (int(_GIB) if _GIB.isdecimal() else 2) << 30
@@ -29,11 +31,12 @@ def as_path(given: object, where: str) -> Path:
     return Path(given)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> None:
     """Write ``content`` to ``path``; after a failure the file is unchanged.
 
-    The bytes go to a temporary file in the same folder, are flushed to disk, and replace ``path`` by a rename. With two
-    writers the last one wins. A writer killed by SIGKILL may leave its temporary file, whose name begins with a dot.
+    The bytes go to a temporary file in the same folder, are flushed to disk, and replace ``path`` by a rename. Of two
+    writers the last one wins; without ``overwrite`` the first, and the other gets the error of `refuse_to_overwrite`.
+    A writer killed by SIGKILL may leave its temporary file, see `UNFINISHED`.
     A symbolic link stays, and its target is written; an existing file keeps its permissions.
 
     Raises
@@ -55,12 +58,29 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(stream.fileno())
             if permissions is not None:
                 unfinished.chmod(permissions)
-            unfinished.replace(target)
+            if overwrite or not _linked(unfinished, target):
+                unfinished.replace(target)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+    except FileExistsError as error:
+        raise _exists(path) from error
     except OSError as error:
         raise _cannot_write(path, error) from error
+
+
+def _linked(unfinished: Path, target: Path) -> bool:
+    """Give ``unfinished`` the name ``target``, which must be free; return False if only the name was taken."""
+    try:
+        os.link(unfinished, target)
+    except FileExistsError:
+        raise
+    # Some file systems have no links: an empty file takes the name, which fails if it exists.
+    except OSError:
+        target.touch(exist_ok=False)
+        return False
+    unfinished.unlink()
+    return True
 
 
 def _permissions(path: Path) -> int | None:
@@ -168,7 +188,11 @@ def refuse_to_replace(source: Path, path: Path) -> None:
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     """Raise an `InputError` if ``path`` exists and ``overwrite`` is off."""
     if asked(path, Path.exists) and not overwrite:
-        raise InputError("exists already; nothing was changed", where=path, hint="Pass `overwrite=True` to replace it.")
+        raise _exists(path)
+
+
+def _exists(path: Path) -> InputError:
+    return InputError("exists already; nothing was changed", where=path, hint="Pass `overwrite=True` to replace it.")
 
 
 def require_output(path: Path, overwrite: bool, source: Path | None = None) -> None:

@@ -33,9 +33,6 @@ from loihi_convert.metrics.evaluation import Evaluation
 POTENTIAL: Final = "potential"
 """Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""
 
-_BLOCK: Final = 1_000
-"""Images whose rows are in memory at once."""
-
 _FORMULA: Final = re.compile(r"[\s']*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$))", re.IGNORECASE)
 """The beginning of a text that a spreadsheet would compute: a number is none."""
 
@@ -251,10 +248,11 @@ def prediction_rows(run: FileResults, known: ImageFacts) -> Iterator[Rows]:
     """
     result, network = run.result, run.network
     steps = np.array([point.timesteps for point in run.evaluation.points])
-    for first in range(0, len(result.potentials), _BLOCK):
-        images = slice(first, first + _BLOCK)
-        read = result.potentials[images][:, steps - 1]
+    first = 0
+    for part in result.parts():
+        read = part.potentials[:, steps - 1]
         numbers = range(first, first + len(read))
+        images, first = slice(first, first + len(read)), first + len(read)
         columns: dict[str, Sequence[object]] = {
             "file": [run.name] * (len(read) * len(steps)),
             "image": np.repeat(numbers, len(steps)).tolist(),
@@ -266,16 +264,15 @@ def prediction_rows(run: FileResults, known: ImageFacts) -> Iterator[Rows]:
             if known.targets is not None:
                 columns |= _numbered("target", np.repeat(known.targets[images][:, None], len(steps), axis=1))
         else:
-            predicted = result.predictions[images][:, steps - 1].ravel().tolist()
+            predicted = part.predictions[:, steps - 1].ravel().tolist()
             columns["class"] = predicted
             if known.classes is not None:
                 columns["class_name"] = [known.classes[one] for one in predicted]
             if known.labels is not None:
                 columns["label"] = np.repeat(known.labels[images], len(steps)).tolist()
         columns |= _numbered(POTENTIAL, read)
-        if result.output_spikes is not None:
-            counts = result.output_spikes[images].cumsum(axis=1, dtype=np.int64)
-            columns |= _numbered("spike_count", counts[:, steps - 1])
+        if part.output_spikes is not None:
+            columns |= _numbered("spike_count", part.outputs[:, steps - 1])
         yield columns
 
 
