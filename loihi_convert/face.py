@@ -18,7 +18,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.backends.result import RunResult, check_run, first_difference
 from loihi_convert.conversion.agreement import measure_of
 from loihi_convert.conversion.flow import Conversion
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_options, require_timesteps
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions, require_timesteps
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.data.in_memory import (
     Images,
@@ -316,8 +316,8 @@ class Converted:
         chosen = chosen_device(device)
         # First, because it may be missing.
         ran = None if backend == "ref" else self._run_file(data.images, steps, backend)
-        with progress_bar("running on ref") as progress:
-            result = run_network(network, data.images, steps, device=chosen, progress=progress)
+        with progress_bar("running on ref"):
+            result = run_network(network, data.images, steps, device=chosen)
         is_equal = None
         if ran is not None:
             is_equal = first_difference(ran, result) is None
@@ -430,8 +430,8 @@ class Converted:
         return as_dataset(images, labels, input_shape=self._image_shape, class_count=class_count(outputs))
 
     def _run_file(self, images: Array, timesteps: int, backend: BackendName) -> RunResult:
-        with open_backend(backend) as opened, progress_bar(f"running on {backend}") as progress:
-            return opened.run(self.network, images, timesteps, progress=progress)
+        with open_backend(backend) as opened, progress_bar(f"running on {backend}"):
+            return opened.run(self.network, images, timesteps)
 
     def __repr__(self) -> str:
         if self.conversion is None:
@@ -524,7 +524,9 @@ def convert(
         If the checkpoint or the images cannot be used.
     """
     require_expectation(expect)
-    require_options(balancing, quantization)
+    balancing = BalanceOptions() if balancing is None else balancing
+    skip_copies = int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies
+    options = ConversionOptions(balancing, quantization, skip_copies, chosen_device(device))
     timesteps = int(timesteps) if isinstance(timesteps, np.integer) else timesteps
     require_timesteps((timesteps,))
     image_shape = None if input_shape is None else as_input_shape(input_shape)
@@ -541,22 +543,12 @@ def convert(
     source = replace(source, provenance={**source.provenance, "calibration_fingerprint": dataset.fingerprint})
     dataset = dataset.mixed
     dataset.require_fit(task, source.network.shapes[-1][0], "images" if targets is None else "targets")
-    balancing = BalanceOptions() if balancing is None else balancing
-    skip_copies = int(skip_copies) if isinstance(skip_copies, np.integer) else skip_copies
-    require_convertible(source, dataset.images, balancing, quantization, skip_copies)
+    require_convertible(source, dataset.images, options)
     own = own_accuracy(source, dataset, "calibration images", expect)
     implausible = unjudged(source, dataset) if own is None else own.warning
     for warning in filter(None, (dataset.rounding_note, implausible)):
         warnings.warn(warning, stacklevel=2)
-    done = converted(
-        source,
-        dataset.images,
-        timesteps,
-        balancing,
-        quantization,
-        skip_copies=skip_copies,
-        device=chosen_device(device),
-    )
+    done = converted(source, dataset.images, timesteps, options)
     measure, found = measure_of(source.network.task), done.agreement
     if measure.falls_short(found, replace(found, agreement=_LEAST_AGREEMENT)):
         agrees = measure.words(found.agreement, "the CNN", f"{found.image_count} calibration images")

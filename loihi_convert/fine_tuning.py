@@ -164,9 +164,8 @@ def fine_tune(
         made,
         named(type(unwrapped(model.cnn if isinstance(model, WithQcfs) else model))),
         splits,
+        options=chosen,
         normalization=channel_normalization(mean, std, splits.input_shape[0]),
-        qcfs_levels=levels,
-        timesteps=timesteps,
         start=_record_of(made()),
     )
     require_same_training(design, splits)
@@ -184,7 +183,7 @@ def fine_tune(
         else:
             tell(of_teacher.sentence)
     begun_spiking = None if timesteps is None else spiking_accuracy(design, splits.validation, timesteps)
-    with progress_bar(f"training {design.name}") as progress:
+    with progress_bar(f"training {design.name}"):
         trained = train_design(
             design,
             splits,
@@ -193,7 +192,6 @@ def fine_tune(
             file,
             resume=resume,
             overwrite=overwrite,
-            progress=progress,
         )
     ended_spiking = trained.spiking_accuracy.get("validation")
     first = "" if before is None else f"{before.sentence}{_as_spiking(timesteps, begun_spiking)}; "

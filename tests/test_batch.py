@@ -31,6 +31,7 @@ from loihi_convert.batch.computation import (
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.options import Record
+from loihi_convert.ground.progress import progress_to
 
 CELL = Numbered(0, package="1.0")
 RESULT = Number(value=1)
@@ -164,7 +165,8 @@ class TestFlow:
         assert compute_missing(cells[:4], store, first) == {}
         second = Scripted(lambda cell: Outcome(RESULT))
         shown: list[tuple[int, int]] = []
-        compute_missing(cells, store, second, progress=lambda done, total: shown.append((done, total)))
+        with progress_to(lambda done, total: shown.append((done, total))):
+            compute_missing(cells, store, second)
         assert Counter(cell.name for cell in (*first.computed, *second.computed)) == Counter(one.name for one in cells)
         assert shown == [(4, 7), (5, 7), (6, 7), (7, 7)]
 
@@ -256,7 +258,8 @@ class TestNeeds:
         store.put(self.BOTH, Outcome(Number(value=111)))
         assert missing([self.LAST], store) == (self.FIRST, self.LAST)
         shown: list[tuple[int, int]] = []
-        compute_missing([self.LAST, self.BOTH], store, progress=lambda *counts: shown.append(counts))
+        with progress_to(lambda *counts: shown.append(counts)):
+            compute_missing([self.LAST, self.BOTH], store)
         assert shown == [(1, 3), (2, 3), (3, 3)]
         assert store.get(self.LAST) == Outcome(Number(value=1112))
         assert store.get(self.SECOND) is None

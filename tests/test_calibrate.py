@@ -18,6 +18,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import InitialPotential
+from loihi_convert.ground.progress import progress_to
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 from loihi_convert.pipeline.opening import float_network
@@ -92,9 +93,8 @@ def test_an_initial_potential_is_that_of_the_corrected_bias() -> None:
     layers = (network.layers[0], SpikingLayer("second", second, neuron), network.layers[1])
     pixels = np.array([51, 153, 204], np.uint8).reshape(3, 1, 1, 1)
     shown: list[tuple[int, int]] = []
-    corrected = correct_biases(
-        cnn, replace(network, layers=layers), pixels, progress=lambda done, total: shown.append((done, total))
-    )
+    with progress_to(lambda done, total: shown.append((done, total))):
+        corrected = correct_biases(cnn, replace(network, layers=layers), pixels)
     _, middle, last = corrected.layers
     assert middle.correction == pytest.approx([-2 / 15], abs=1e-6)
     assert middle.neuron is not None

@@ -15,7 +15,7 @@ from test_lava_circuit import pixels, two_channels
 
 from loihi_convert.backends.lava.exchange import LavaRun, stock_interval
 from loihi_convert.backends.reference import run_network
-from loihi_convert.chip.energy import CircuitEvents, Estimate, estimate
+from loihi_convert.chip.energy import CircuitEvents, Estimate, NetworkSize, estimate
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.neuron_model import NeuronModel
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -62,7 +62,7 @@ def test_an_estimate_with_a_circuit_by_hand() -> None:
     35.5 x (15 + 7 + 204) + 81 x 96 + 213.9 x 7, of which 35.5 x 11 + 81 x 63 + 213.9 x 5. Time: 8 steps and 2 layers.
     """
     events = CircuitEvents(8, 1, 3, 4.0, 2.0, 7.0)
-    found = estimate(3, 5.0, 15.0, [8, 3], 68, circuit=events)
+    found = estimate(NetworkSize([8, 3], 68), 3, 5.0, 15.0, circuit=events)
     assert (found.synaptic_operations, found.spikes, found.membrane_updates) == (15, 5, 96)
     assert found.circuit_membrane_updates == 63
     assert found.circuit_loihi1_joules is not None

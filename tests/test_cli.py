@@ -28,7 +28,7 @@ from torch import nn
 from loihi_convert import cli, netx
 from loihi_convert.backends import result
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import (
     BackendError,
@@ -71,7 +71,7 @@ def exported(model: Path) -> Path:
     """A file for T = 2; what only reads it shares it."""
     path = model.with_name("exported.net")
     percentile = BalanceOptions(method="percentile")
-    exporting.export(model, path, (2,), load_data("digits").calibration_images(40), balance_options=percentile)
+    exporting.export(model, path, (2,), load_data("digits").calibration_images(40), ConversionOptions(percentile))
     return path
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions
 from loihi_convert.errors import DataError, InputError, UnsupportedModelError, UsageError
 from loihi_convert.ground.normalization import Normalization
 from loihi_convert.ir.network import relay_count
@@ -36,6 +36,9 @@ class Block(nn.Module):
         return self.fc(x.flatten(1))
 
 
+METHOD = BalanceOptions(method="percentile")
+
+
 def source(channels: int = 4) -> Source:
     torch.manual_seed(0)
     return Source.from_module(Block(channels), (1, 8, 8))
@@ -47,15 +50,14 @@ def pixels() -> np.ndarray:
 
 @pytest.mark.parametrize(("copies", "relays"), [(1, 4), (2, 8), (4, 16)])
 def test_as_many_relays_as_asked_for(copies: int, relays: int) -> None:
-    options = BalanceOptions(method="percentile")
-    made = converted(source(), pixels(), 4, options, QuantizeOptions(), skip_copies=copies)
+    made = converted(source(), pixels(), 4, ConversionOptions(METHOD, skip_copies=copies))
     assert sum(relay_count(layer.relay_of) for layer in made.quantized.layers) == relays
     assert made.quantized.provenance.model.skip_copies == copies
     assert ("skip_copies" in made.quantized.provenance["model"]) == (copies > 1)
 
 
 def test_the_number_is_chosen_by_trials_and_said() -> None:
-    made = converted(source(), pixels(), 4, BalanceOptions(method="percentile"), QuantizeOptions())
+    made = converted(source(), pixels(), 4, ConversionOptions(METHOD))
     (note,) = [note for note in made.notes if "relay" in note]
     assert "1: " in note
     assert "2: " in note
@@ -79,7 +81,7 @@ def relu_of_many(x: Tensor) -> Tensor:
 def test_a_network_that_was_misread_is_not_converted() -> None:
     misread = Source.from_module(Misread(), (1, 8, 8))
     with pytest.raises(UnsupportedModelError) as caught:
-        converted(misread, pixels(), 4, BalanceOptions(method="percentile"), QuantizeOptions())
+        converted(misread, pixels(), 4, ConversionOptions(METHOD))
     assert caught.value.where == "Misread"
     assert "hooks" in caught.value.expected
 
@@ -169,10 +171,7 @@ def test_a_file_is_compared_with_the_network_of_its_copies(tmp_path: Path) -> No
     path = tmp_path / "block.pt"
     torch.save(Block().state_dict(), path)
     opened = Source.from_module(Block(), (1, 8, 8))
-    (done,) = exporting.export(
-        opened, tmp_path / "block.net", (4,), pixels(), balance_options=BalanceOptions(method="percentile"),
-        skip_copies=2,
-    )  # fmt: skip
+    (done,) = exporting.export(opened, tmp_path / "block.net", (4,), pixels(), ConversionOptions(METHOD, skip_copies=2))
     network = read(done.path)
     assert done.verified_images == 32
     assert opened.with_skip_copies(network.provenance.model.skip_copies).network.shapes == network.shapes
@@ -181,7 +180,7 @@ def test_a_file_is_compared_with_the_network_of_its_copies(tmp_path: Path) -> No
 @pytest.mark.parametrize("copies", [0, 9])
 def test_too_few_or_too_many(copies: int) -> None:
     with pytest.raises(UsageError) as raised:
-        converted(source(), pixels(), 4, BalanceOptions(), QuantizeOptions(), skip_copies=copies)
+        converted(source(), pixels(), 4, ConversionOptions(BalanceOptions(), QuantizeOptions(), copies))
     assert raised.value.where == "skip_copies"
 
 
@@ -199,16 +198,16 @@ def test_a_network_of_too_many_neurocores_is_refused_before_any_work(tmp_path: P
 
     The images do not fit the network, which is found only later.
     """
-    wrong = pixels()[:, :, :4]
+    wrong, three = pixels()[:, :, :4], QuantizeOptions(max_cores=3)
     with pytest.raises(InputError) as raised:
-        exporting.export(source(), tmp_path / "block.net", (4, 8), wrong, quantize_options=QuantizeOptions(max_cores=3))
+        exporting.export(source(), tmp_path / "block.net", (4, 8), wrong, ConversionOptions(quantize=three))
     assert raised.value.found == "the network needs 4 neurocores"
     assert raised.value.expected == "must be at most 3"
     assert "The largest layers: stem (1), conv1 (1), conv2 (1)." in raised.value.hint
     assert "As it is, it needs 1 chip." in raised.value.hint
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(InputError, match=r"needs 7 neurocores.* sources of biases: 3\."):
-        converted(source(), wrong, 4, BalanceOptions(), QuantizeOptions(target="loihi2", max_cores=6))
+        converted(source(), wrong, 4, ConversionOptions(quantize=QuantizeOptions(target="loihi2", max_cores=6)))
 
 
 def test_biases_of_a_correction_are_counted_before_any_work() -> None:
@@ -216,12 +215,12 @@ def test_biases_of_a_correction_are_counted_before_any_work() -> None:
     plain, limit = chain(8, 8, 8, 4, bias=False), QuantizeOptions(target="loihi2", max_cores=4)
     images = np.random.default_rng(0).integers(0, 256, (32, 1, 1, 8)).astype(np.uint8)
     with pytest.raises(InputError, match=r"needs 5 neurocores.* sources of biases: 2\."):
-        converted(plain, images[..., :4], 4, BalanceOptions(method="percentile", bias_correction=True), limit)
-    made = converted(plain, images, 4, BalanceOptions(), limit)
+        converted(plain, images[..., :4], 4, ConversionOptions(replace(METHOD, bias_correction=True), limit))
+    made = converted(plain, images, 4, ConversionOptions(BalanceOptions(), limit))
     assert not any(layer.bias is not None for layer in made.quantized.layers)
     note = "without bias correction: with more biases the network would need 5 neurocores, and the limit is 4"
     assert note in made.notes
-    assert note not in converted(plain, images, 4, BalanceOptions(method="percentile"), limit).notes
+    assert note not in converted(plain, images, 4, ConversionOptions(METHOD, limit)).notes
 
 
 @pytest.mark.parametrize(
@@ -242,7 +241,7 @@ def test_when_biases_may_be_corrected(options: dict[str, Any], may_correct: bool
 def test_what_fits_is_said() -> None:
     """For 1,024 inputs a core has 15 words a row, for 47 neurons, and half of the memory holds 24: 3 to 5 cores."""
     with pytest.raises(InputError) as raised:
-        converted(chain(1024, 120, 10), pixels(), 4, BalanceOptions(), QuantizeOptions(max_cores=3))
+        converted(chain(1024, 120, 10), pixels(), 4, ConversionOptions(BalanceOptions(), QuantizeOptions(max_cores=3)))
     assert "(3 to 5), " in raised.value.hint
     assert "Saves most: " in raised.value.hint
 
@@ -251,24 +250,24 @@ def test_a_network_that_may_not_fit_gets_a_note() -> None:
     images = np.random.default_rng(0).integers(0, 256, (8, 1, 1, 1024)).astype(np.uint8)
     options = BalanceOptions(method="robust-norm")
     for most, is_noted in ((4, True), (6, False)):
-        made = converted(chain(1024, 120, 10), images, 2, options, QuantizeOptions(max_cores=most))
+        made = converted(chain(1024, 120, 10), images, 2, ConversionOptions(options, QuantizeOptions(max_cores=most)))
         notes = [note for note in made.notes if "neurocores" in note]
         assert notes == (["the network needs 4 to 6 neurocores, so it may exceed the limit of 4"] if is_noted else [])
 
 
 def test_a_layer_that_no_core_holds_is_refused_for_any_number() -> None:
     with pytest.raises(InputError) as raised:
-        converted(chain(16_001, 2), pixels(), 4, BalanceOptions(), QuantizeOptions(max_cores=10**6))
+        converted(chain(16_001, 2), pixels(), 4, ConversionOptions(BalanceOptions(), QuantizeOptions(max_cores=10**6)))
     assert (raised.value.found, raised.value.expected) == ("16,001 inputs", "a neurocore has 16,000 axons in")
     assert "chip" not in raised.value.hint
 
 
 def test_no_more_relays_are_tried_than_fit() -> None:
     """With 96 channels the network takes 9 neurocores with one relay per skip, 13 with two, and 15 with four."""
-    wide, method = source(96), BalanceOptions(method="percentile")
+    wide = source(96)
     for most, copies in ((None, (1, 2, 4)), (15, (1, 2, 4)), (14, (1, 2)), (13, (1, 2)), (12, (1,)), (9, (1,))):
         assert copies_that_fit(wide, QuantizeOptions(max_cores=most), may_correct=False) == copies
-    made = converted(wide, pixels(), 2, method, QuantizeOptions(max_cores=12))
+    made = converted(wide, pixels(), 2, ConversionOptions(METHOD, QuantizeOptions(max_cores=12)))
     assert made.quantized.provenance.model.skip_copies == 1
     assert not any("relay" in note for note in made.notes)
 
@@ -284,7 +283,7 @@ def test_max_cores_out_of_range(most: int) -> None:
 def test_few_calibration_images_are_noted(count: int, words: str) -> None:
     flat = Source.from_module(nn.Sequential(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8))
     images = np.tile(pixels(), (3, 1, 1, 1))[:count]
-    made = converted(flat, images, 4, BalanceOptions(method="percentile"), QuantizeOptions())
+    made = converted(flat, images, 4, ConversionOptions(METHOD))
     assert [note.split(" the results ")[0] for note in made.notes if "calibration image" in note] == [
         f"only {words}"
     ] * bool(words)
@@ -293,5 +292,5 @@ def test_few_calibration_images_are_noted(count: int, words: str) -> None:
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (4, 1, 7, 7), (4, 2, 8, 8)])
 def test_calibration_images_that_do_not_fit_are_refused(shape: tuple[int, ...]) -> None:
     with pytest.raises(DataError) as caught:
-        converted(source(), np.zeros(shape, np.uint8), 4, BalanceOptions(method="percentile"), QuantizeOptions())
+        converted(source(), np.zeros(shape, np.uint8), 4, ConversionOptions(METHOD))
     assert caught.value.where == "calibration images"

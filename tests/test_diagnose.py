@@ -22,6 +22,7 @@ from loihi_convert.conversion.quantization import quantize
 from loihi_convert.data import DataSplits, load_data
 from loihi_convert.errors import InputError
 from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.progress import progress_to
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
@@ -419,7 +420,8 @@ def test_images_are_taken_in_blocks(digits: Digits, monkeypatch: pytest.MonkeyPa
     # 1024 + 512 + 10 neurons: 7 images.
     monkeypatch.setattr(diagnosis, "_BLOCK", 7 * 1546)
     seen: list[tuple[int, int]] = []
-    parts = diagnosis.diagnose(*arguments, progress=lambda *done: seen.append(done))
+    with progress_to(lambda *done: seen.append(done)):
+        parts = diagnosis.diagnose(*arguments)
     assert seen[:2] == [(7, 400), (14, 400)]
     assert seen[-1] == (400, 400)
     assert [stage.lost_images for stage in parts.stages] == [stage.lost_images for stage in whole.stages]

@@ -22,7 +22,7 @@ from loihi_convert.backends.reference import ReferenceBackend, run_network
 from loihi_convert.backends.result import RunResult, concatenated, first_difference
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import report_quantization, to_integers
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, RangeError
 from loihi_convert.ground.arrays import Array
@@ -110,7 +110,9 @@ def test_the_head_after_a_global_average_keeps_its_bits(reset: Reset) -> None:
     ],
 )
 def test_a_readout_of_few_bits_is_hinted_at(timesteps: int, options: QuantizeOptions, is_hinted: bool) -> None:
-    notes = to_integers(averaging(), pixels(20), timesteps, BalanceOptions(method="percentile"), options).notes
+    notes = to_integers(
+        averaging(), pixels(20), timesteps, ConversionOptions(BalanceOptions(method="percentile"), options)
+    ).notes
     assert any("`split_readout`" in note for note in notes) == is_hinted
 
 
@@ -118,7 +120,7 @@ def test_a_split_that_changes_nothing_is_not_hinted_at() -> None:
     # A white pixel is 255 in each of 64 steps: with these inputs even small digits leave the range of the potential.
     alone = ReluNetwork((1, 16, 16), (ReluLayer("fc", Dense(np.random.default_rng(0).normal(size=(4, 256)))),))
     options = QuantizeOptions(pixel_bits=8, split_readout=True)
-    notes = to_integers(alone, pixels(20), 64, BalanceOptions(method="percentile"), options).notes
+    notes = to_integers(alone, pixels(20), 64, ConversionOptions(BalanceOptions(method="percentile"), options)).notes
     (note,) = (note for note in notes if note.startswith("fc: weights"))
     assert "`timesteps`" in note
     assert "`split_readout`" not in note
@@ -148,7 +150,7 @@ def test_options_that_a_split_readout_contradicts() -> None:
         (BalanceOptions(method="percentile"), QuantizeOptions(split_readout=True, target="loihi2")),
     ):
         with refused("split_readout"):
-            to_integers(averaging(), pixels(10), 4, balancing, quantizing)
+            to_integers(averaging(), pixels(10), 4, ConversionOptions(balancing, quantizing))
 
 
 def assert_whole(network: QuantizedNetwork, result: RunResult, shown: Array, timesteps: int) -> None:

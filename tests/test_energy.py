@@ -9,7 +9,7 @@ from pydantic import ValidationError
 from support.evaluations import entry
 from test_evaluate import full_evaluation, small_network, small_run
 
-from loihi_convert.chip.energy import BOUNDARY, CONSTANTS, Constant, Estimate, energy, estimate
+from loihi_convert.chip.energy import BOUNDARY, CONSTANTS, Constant, Estimate, NetworkSize, energy, estimate
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
 from loihi_convert.report.run_tables import energy_table
 from loihi_convert.report.table import quantity, quantity_range
@@ -27,7 +27,7 @@ def test_an_estimate_by_hand() -> None:
     (3.1 x 15 + 5.3 x 22 + 2.1 x 5) / 128 + 113 x 4 = 173.6 / 128 + 452; high, on one core, 4.7 x 151 + 9.7 x 22
     + 51.1 x 5 + 1800 x 4 = 1178.6 + 7200. Arithmetic, low: 0.03 x (15 + 22) + 0.23 x 68; high: 0.9 x 37 + 4.6 x 136.
     """
-    found = estimate(2, 5.0, 15.0, [8, 3], 68)
+    found = estimate(NetworkSize([8, 3], 68), 2, 5.0, 15.0)
     assert found.membrane_updates == 22
     assert in_picojoules(found.loihi1_joules) == [1506.5, 8212.0]
     assert [pytest.approx(end * 1e9) for end in found.loihi1_seconds] == [453.35625, 8378.6]
@@ -38,7 +38,10 @@ def test_an_estimate_by_hand() -> None:
 
 def test_poisson_pixels_are_added_not_multiplied() -> None:
     """The same counts: low 0.03 x (15 + 22), without pixels; high 0.9 x (15 + 22 + 136). Loihi's bounds stay."""
-    found, numbers = estimate(2, 5.0, 15.0, [8, 3], 68, is_poisson=True), estimate(2, 5.0, 15.0, [8, 3], 68)
+    found, numbers = (
+        estimate(NetworkSize([8, 3], 68, True), 2, 5.0, 15.0),
+        estimate(NetworkSize([8, 3], 68), 2, 5.0, 15.0),
+    )
     assert in_picojoules(found.arithmetic_joules) == [1.11, 155.7]
     assert found.loihi1_joules == numbers.loihi1_joules
 
@@ -50,7 +53,7 @@ def test_an_evaluation_of_a_poisson_file_adds_its_pixels() -> None:
     assert found is not None
     for one in found.estimates:
         counted = (one.timesteps, one.spikes, one.synaptic_operations)
-        assert one == estimate(*counted, [8, 3], 68, is_poisson=True)
+        assert one == estimate(NetworkSize([8, 3], 68, True), *counted)
     assert "without their Poisson spikes" in found.boundary
 
 
@@ -58,8 +61,8 @@ def test_more_neurons_than_a_core_or_a_chip_holds_take_more_of_them() -> None:
     """1,025 neurons need a second core, 131,073 a second chip: the same work is then done in half the time."""
 
     def working_time(neurons: int, end: int) -> float:
-        idle = estimate(1, 0, 0, [neurons], 0).loihi1_seconds[end]
-        return estimate(1, 0, 1e6, [neurons], 0).loihi1_seconds[end] - idle
+        idle = estimate(NetworkSize([neurons], 0), 1, 0, 0).loihi1_seconds[end]
+        return estimate(NetworkSize([neurons], 0), 1, 0, 1e6).loihi1_seconds[end] - idle
 
     assert working_time(1025, 1) == pytest.approx(working_time(1024, 1) / 2)
     assert working_time(131_073, 0) == pytest.approx(working_time(131_072, 0) / 2)
@@ -73,7 +76,7 @@ def test_an_evaluation_estimates_each_of_its_points_from_what_was_counted() -> N
         assert one.spikes == point.spikes_per_image
         assert one.synaptic_operations == point.synaptic_operations
         # 8 + 3 neurons; the first layer multiplies 68 times.
-        assert one == estimate(point.timesteps, one.spikes, one.synaptic_operations, [8, 3], 68)
+        assert one == estimate(NetworkSize([8, 3], 68), point.timesteps, one.spikes, one.synaptic_operations)
     # 74 x 0.23 pJ.
     assert evaluation.energy.cnn_arithmetic_joules is not None
     assert evaluation.energy.cnn_arithmetic_joules[0] == pytest.approx(74 * 0.23e-12)
@@ -96,7 +99,7 @@ def test_no_number_without_its_boundary() -> None:
 
 
 def test_figures_that_make_no_sense_are_refused() -> None:
-    whole = estimate(1, 1, 1, [1], 1).model_dump()
+    whole = estimate(NetworkSize([1], 1), 1, 1, 1).model_dump()
     for change in ({"spikes": float("inf")}, {"watts": 3.0}, {"loihi1_joules": 1e-6}):
         with pytest.raises(ValidationError):
             Estimate.model_validate({**whole, **change})

@@ -12,7 +12,7 @@ from support.modules import Of, prepared
 from support.shard_runs import Elsewhere
 from torch import Tensor, nn
 
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions
 from loihi_convert.errors import PlatformError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.pipeline import exporting
@@ -71,15 +71,9 @@ def test_a_file_is_the_same_in_every_split(tmp_path: Path, balance: BalanceOptio
     found = {}
     for count in (0, 1, 2, 7):
         workers = Elsewhere(count) if count else None
-        (done,) = exporting.export(
-            source(),
-            tmp_path / f"{count}.net",
-            (6,),
-            images(),
-            balance_options=balance,
-            quantize_options=quantize,
-            workers=workers,
-        )
+        shown = images() if workers is None else DividedImages(images(), workers)
+        options = ConversionOptions(balance, quantize)
+        (done,) = exporting.export(source(), tmp_path / f"{count}.net", (6,), shown, options)
         found[count] = (tmp_path / f"{count}.net").read_bytes(), done.report, done.agreement, done.notes
         assert workers is None or workers.computed > count
     assert found[1] == found[0]
@@ -93,7 +87,8 @@ def test_what_a_worker_keeps_may_be_lost(tmp_path: Path, monkeypatch: pytest.Mon
     options = BalanceOptions(method="least-squares", bias_correction=True)
 
     def content(name: str) -> bytes:
-        exporting.export(source(), tmp_path / name, (6,), images(), balance_options=options, workers=Elsewhere(7))
+        shown = DividedImages(images(), Elsewhere(7))
+        exporting.export(source(), tmp_path / name, (6,), shown, ConversionOptions(options))
         return (tmp_path / name).read_bytes()
 
     simulated: list[int] = []
@@ -128,5 +123,5 @@ def test_an_error_of_workers_leaves_no_file(tmp_path: Path) -> None:
             raise PlatformError("no worker is left", where="Dask")
 
     with pytest.raises(PlatformError, match="no worker is left"):
-        exporting.export(source(), tmp_path / "model.net", (4,), images(), workers=Dead(2))
+        exporting.export(source(), tmp_path / "model.net", (4,), DividedImages(images(), Dead(2)))
     assert not list(tmp_path.iterdir())

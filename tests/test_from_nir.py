@@ -19,7 +19,7 @@ from support.nir_graphs import executed
 import loihi_convert as lc
 from loihi_convert import netx
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions
 from loihi_convert.data import load_data
 from loihi_convert.errors import CheckpointError, InputError, PlatformError, UnsupportedModelError, UsageError
 from loihi_convert.ground.arrays import Array
@@ -176,7 +176,7 @@ def test_integers_of_a_hand_made_file() -> None:
     white = np.full((40, 1, 1, 1), 255, np.uint8)
     for reset, steps in (("hard", [3, 6, 9]), ("soft", [3, 5, 8])):
         options = BalanceOptions(reset=reset, readout="spikes")
-        done = converted(source, white, 9, options, lc.QuantizeOptions())
+        done = converted(source, white, 9, ConversionOptions(options))
         assert done.spiking.provenance.balance.initial_potential == "zero"
         from loihi_convert.backends.reference import run_network
 
@@ -189,7 +189,7 @@ def test_the_files_thresholds_are_kept_by_default() -> None:
     source = open_source(written(chain(np.random.default_rng(3), is_spiking=True)), data="mine")
     options = stored_neurons(source, BalanceOptions())
     assert (options.reset, options.readout) == ("hard", "spikes")
-    done = converted(source, images(40), 4, options, lc.QuantizeOptions())
+    done = converted(source, images(40), 4, ConversionOptions(options))
     assert any("its thresholds are kept" in note for note in done.notes)
     assert done.quantized.readout == "spikes"
     for layer in done.quantized.layers:
@@ -197,7 +197,7 @@ def test_the_files_thresholds_are_kept_by_default() -> None:
         assert (layer.balanced.threshold == 1).all()
     # Options that say nothing of reset and readout change neither.
     for said in (BalanceOptions(), BalanceOptions(method="auto"), BalanceOptions(bias_correction=False)):
-        again = converted(source, images(40), 4, said, lc.QuantizeOptions()).quantized
+        again = converted(source, images(40), 4, ConversionOptions(said)).quantized
         assert (again.reset, again.readout) == ("hard", "spikes")
     more = source.with_skip_copies(2).network
     assert [layer.threshold is None for layer in more.layers] == [
@@ -222,7 +222,7 @@ def test_thresholds_that_are_raised_to_one_are_named(threshold: float, is_raised
     ]
     source = open_source(written(nodes), data="mine", task="classification")
     white = np.full((40, 1, 1, 1), 255, np.uint8)
-    done = converted(source, white, 4, stored_neurons(source, BalanceOptions()), lc.QuantizeOptions())
+    done = converted(source, white, 4, ConversionOptions(stored_neurons(source, BalanceOptions())))
     raised = [note for note in done.notes if "raised to 1: n4 up to " in note]
     assert len(raised) == is_raised
 
@@ -241,7 +241,7 @@ def test_the_potentials_of_output_neurons_are_expected_spike_counts(readout: Rea
     source = open_source(written(nodes), data="mine", task="classification")
     white = np.full((40, 1, 1, 1), 255, np.uint8)
     options = stored_neurons(source, BalanceOptions(readout=readout))
-    done = converted(source, white, 4, options, lc.QuantizeOptions())
+    done = converted(source, white, 4, ConversionOptions(options))
     said = any("potentials are divided by its thresholds: the expected spike counts" in note for note in done.notes)
     assert said == (readout == "potential")
     if said:
@@ -267,7 +267,7 @@ def test_layers_that_have_no_neurons_in_the_file_are_named() -> None:
     source = open_source(written(nodes, prefix=""), data="mine")
     assert [layer.name for layer in source.network.layers] == ["1", "3", "4", "7"]
     pixels = rng.integers(0, 256, (40, 2, 7, 7)).astype(np.uint8)
-    done = converted(source, pixels, 4, stored_neurons(source, BalanceOptions()), lc.QuantizeOptions())
+    done = converted(source, pixels, 4, ConversionOptions(stored_neurons(source, BalanceOptions())))
     assert any("layers without neurons in the file" in note and ": layer 3." in note for note in done.notes)
 
 
@@ -282,7 +282,7 @@ def test_layers_that_have_no_neurons_in_the_file_are_named() -> None:
 def test_options_that_would_replace_the_thresholds_are_refused(options: dict[str, Any], where: str) -> None:
     source = open_source(written(chain(np.random.default_rng(3), is_spiking=False)), data="mine")
     with pytest.raises(UsageError) as caught:
-        converted(source, images(40), 4, BalanceOptions(reset="hard", **options), lc.QuantizeOptions())
+        converted(source, images(40), 4, ConversionOptions(BalanceOptions(reset="hard", **options)))
     assert caught.value.where == where
     assert "keeps its thresholds" in caught.value.expected
 

@@ -34,6 +34,7 @@ from loihi_convert.errors import InputError, NetxError, RangeError, UnsupportedM
 from loihi_convert.ground import devices
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Task
+from loihi_convert.ground.progress import progress_to
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, is_relay, relay_count
 from loihi_convert.ir.synapse import Conv, Dense, PixelBias
@@ -258,7 +259,8 @@ def test_changes_of_a_current_fit_as_well(
     )
     cnn, shown = ReluNetwork((1, 1, 1), layers), np.arange(256, dtype=np.uint8).reshape(-1, 1, 1, 1)
     done: list[int] = []
-    made = to_graded(cnn, shown, progress=lambda count, _: done.append(count))
+    with progress_to(lambda count, total: done.append(count) if total == 8 else None):
+        made = to_graded(cnn, shown)
     assert (made.agreement.agreement > 0.99, made.notes) == (True, ())
     assert run_graded(made.network, shown).wrapped_images == 0
     # The trials are repeated, and counted again.

@@ -30,6 +30,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import BackendError, DataError, LoihiConvertError, PlatformError, RangeError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import LavaLayout, Reset
+from loihi_convert.ground.progress import progress_to
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
 
@@ -175,16 +176,13 @@ def test_without_trace_the_recordings_are_the_same(
 ) -> None:
     network, images = three_layers()
     traced = run(network, images, 3)
-    seen: list[tuple[int, int]] = []
-    plain = simulator.run(network, images, 3, progress=lambda *counts: seen.append(counts))
+    plain = simulator.run(network, images, 3)
     assert plain.traces == ()
     np.testing.assert_array_equal(plain.potentials, traced.potentials)
     np.testing.assert_array_equal(plain.spike_counts, traced.spike_counts)
     np.testing.assert_array_equal(plain.synaptic_operations, traced.synaptic_operations)
     assert plain.seconds > 0
     assert plain.startup_seconds > 0
-    assert seen == sorted(seen)
-    assert seen[-1] == (4, 4)
     assert capfd.readouterr().out == ""
 
 
@@ -198,7 +196,8 @@ def test_images_side_by_side_follow_their_hand_traces(side_by_side: LavaBackend)
     """Threshold 10, initial potential 5: the neuron of each image on its own, in presentations of 3 and of 2."""
     network, images = one_neuron(1, 0, 10, 5, "soft"), pixels(4, 0, 10, 3, 6)
     seen: list[tuple[int, int]] = []
-    result = side_by_side.run(network, images, 7, trace=True, progress=lambda *counts: seen.append(counts))
+    with progress_to(lambda *counts: seen.append(counts)):
+        result = side_by_side.run(network, images, 7, trace=True)
     spikes = [
         [0, 1, 0, 1, 0, 0, 1],  # 9 13- 7 11- 5 9 13-
         [0, 0, 0, 0, 0, 0, 0],
@@ -214,6 +213,7 @@ def test_images_side_by_side_follow_their_hand_traces(side_by_side: LavaBackend)
     assert result.spike_counts[:, :, 0].tolist() == spikes
     assert result.synaptic_operations[:, :, 0].tolist() == spikes
     assert result.potentials[:, :, 0].tolist() == (3 * np.cumsum(spikes, axis=1)).tolist()
+    assert seen == sorted(seen)
     assert {done for done, _ in seen} <= {0, 3, 5}
     assert seen[-1] == (5, 5)
 
@@ -336,7 +336,7 @@ def assert_nothing_is_left(session: Session, temporary: Path) -> None:
 
 
 class Saboteur:
-    """A ``progress`` that does something to the running session once, and notes when."""
+    """A progress that does something to the running session once, and notes when."""
 
     def __init__(self, action: Callable[[Session], None], temporary: Path) -> None:
         self._action = action
@@ -391,8 +391,8 @@ def test_a_run_that_is_disturbed_ends_at_once_and_leaves_nothing(
         backend.run(SMALL, pixels(4), 1)
         # Only now, because importing Lava may take longer on a busy machine.
         backend._stall_seconds = 2 if action is stop_an_actor else 120
-        with pytest.raises(error, match=message):
-            backend.run(SMALL, MANY, 1, progress=saboteur)
+        with pytest.raises(error, match=message), progress_to(saboteur):
+            backend.run(SMALL, MANY, 1)
         assert time.monotonic() - saboteur.at < DEADLINE
         assert saboteur.session is not None
         assert_nothing_is_left(saboteur.session, temporary)
@@ -432,8 +432,10 @@ def test_a_host_dies_with_its_parent(is_script: bool, tmp_path: Path, temporary:
         "import sys, numpy; from loihi_convert import netx\n"
         "from loihi_convert.backends.backend import BackendOptions\n"
         "from loihi_convert.backends.lava.lava_backend import LavaBackend\n"
-        "LavaBackend(BackendOptions(lava_python=sys.argv[2] or None)).run(netx.read(sys.argv[1]),"
-        " numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1, progress=lambda *_: print(flush=True))"
+        "from loihi_convert.ground.progress import progress_to\n"
+        "backend = LavaBackend(BackendOptions(lava_python=sys.argv[2] or None))\n"
+        "with progress_to(lambda *_: print(flush=True)):\n"
+        "    backend.run(netx.read(sys.argv[1]), numpy.zeros((20_000, 1, 1, 1), numpy.uint8), 1)"
     )
     words = [sys.executable, "-c", program, str(tmp_path / "small.net"), str(interpreter) if is_script else ""]
     with subprocess.Popen(words, stdout=subprocess.PIPE) as parent:

@@ -29,7 +29,7 @@ from loihi_convert.backends.reference import run_network
 from loihi_convert.chip.limits import NEVER_FIRES, POTENTIAL_LIMIT
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import LayerReport, QuantizationReport
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import InputError, PlatformError, UnsupportedModelError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array, Pair
@@ -339,7 +339,7 @@ def test_a_cnn_is_exported_as_nir(tmp_path: Path) -> None:
     balancing = BalanceOptions(method="percentile")
     netx_file, nir_files = (
         exporting.export(
-            source, tmp_path / name, steps, pixels, balance_options=balancing, writing=WriteOptions(file_format)
+            source, tmp_path / name, steps, pixels, ConversionOptions(balancing), writing=WriteOptions(file_format)
         )
         for name, steps, file_format in (("a.net", (STEPS,), "netx"), ("a.nir", (STEPS, 2), "nir"))
     )

@@ -51,6 +51,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:the CNN classifies:UserWarning")
 
 MEAN, STD = 0.3, 0.4
 NORMALIZATION = Normalization((MEAN,), (STD,))
+TWO_LEVELS = TrainOptions(qcfs_levels=2)
 
 CODE = """
 import torch
@@ -339,7 +340,7 @@ def test_a_forward_that_fails_in_training_is_told_before(digits: DataSplits) -> 
         return m.fc(maps.flatten(1) if not m.training else maps)
 
     for levels in (2, None):
-        design = design_of(lambda: Of(forward, **PADDED), "own", digits, qcfs_levels=levels)
+        design = design_of(lambda: Of(forward, **PADDED), "own", digits, options=TrainOptions(qcfs_levels=levels))
         with pytest.raises(UsageError) as raised:
             require_training(design, digits)
         assert raised.value.where == "own"
@@ -636,7 +637,7 @@ def test_one_number_normalizes_all_channels(tmp_path: Path) -> None:
     splits = split_for_training(DataSplits("mine", (), images, images[:0], images, images))
     given = Normalization((0.5,), (0.2,))
     made = copies_of(nn.Sequential(nn.Flatten(), nn.Linear(48, 4), nn.ReLU(), nn.Linear(4, 2)))
-    design = design_of(made, "nets:make", splits, normalization=given, qcfs_levels=2, start={"sha256": None})
+    design = design_of(made, "nets:make", splits, options=TWO_LEVELS, normalization=given, start={"sha256": None})
     recipe = replace(own_recipe(20, is_fine_tuning=True, is_spiking=False), epochs=1)
     train_design(design, splits, recipe, TrainOptions(), tmp_path / "own.pt")
     found = checkpoint.load(tmp_path / "own.pt")
@@ -724,7 +725,7 @@ def test_torchs_settings_change_nothing(
         with getattr(torch, setting)() if setting != "float64" else contextlib.nullcontext():
             found = trained()
             train_cnn(few, tmp_path / "built-in.pt", TrainOptions(epochs=1, qcfs_levels=2))
-            design = own_design("fine_tuned_nets:Net", folder / "own.pt", few, qcfs_levels=2)
+            design = own_design("fine_tuned_nets:Net", folder / "own.pt", few, options=TWO_LEVELS)
             recipe = own_recipe(64, is_fine_tuning=True, is_spiking=False)
             train_design(design, few, replace(recipe, epochs=1), TrainOptions(), tmp_path / "own.pt")
             open_source(tmp_path / "built-in.pt")
@@ -935,7 +936,7 @@ def test_a_changed_forward_is_not_resumed(folder: Path, digits: DataSplits, tmp_
     splits = split_for_training(DataSplits("mine", (), *[digits.train[:60]] * 4))
     recipe = replace(own_recipe(60, is_fine_tuning=True, is_spiking=False), epochs=2)
     kind, output = type(build_cnn("fine_tuned_nets:Net")), tmp_path / "own.pt"
-    design = own_design("fine_tuned_nets:Net", folder / "own.pt", splits, qcfs_levels=2)
+    design = own_design("fine_tuned_nets:Net", folder / "own.pt", splits, options=TWO_LEVELS)
 
     def stop(epoch: int, accuracy: float) -> None:
         raise KeyboardInterrupt
@@ -959,7 +960,9 @@ def test_a_training_of_an_own_cnn_is_resumed(folder: Path, digits: DataSplits, t
     splits = split_for_training(load_data(folder / "own.npz"))
     splits = replace(splits, train=splits.train[:100], validation=splits.validation[:40])
     recipe = replace(own_recipe(100, is_fine_tuning=True, is_spiking=False), epochs=3)
-    design = own_design("fine_tuned_nets:Net", folder / "own.pt", splits, normalization=NORMALIZATION, qcfs_levels=2)
+    design = own_design(
+        "fine_tuned_nets:Net", folder / "own.pt", splits, options=TWO_LEVELS, normalization=NORMALIZATION
+    )
     straight = train_design(design, splits, recipe, TrainOptions(), tmp_path / "straight.pt")
 
     def stop(epoch: int, found: float) -> None:

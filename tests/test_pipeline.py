@@ -23,7 +23,7 @@ from loihi_convert.backends.result import RunResult, result_size
 from loihi_convert.cnn.checkpoint import load_model, save
 from loihi_convert.cnn.models import build_model
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions
 from loihi_convert.data import Dataset, DataSplits, HeldOut, load_data
 from loihi_convert.errors import InputError, LoihiConvertError, UsageError, VerificationError
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -127,7 +127,7 @@ def test_run_on_lava_is_compared_with_ref(digits: DataSplits, folder: Path) -> N
 def test_a_spiking_readout_from_export_to_lava(digits: DataSplits, folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "spikes.net"
     options = BalanceOptions(readout="spikes")
-    exporting.export(folder / "model.pt", path, (16,), digits.calibration_images(), balance_options=options)
+    exporting.export(folder / "model.pt", path, (16,), digits.calibration_images(), ConversionOptions(options))
     assert netx.read(path).readout == "spikes"
     with open_backend("ref") as backend:
         opened = open_file(path, model=folder / "model.pt")
@@ -383,7 +383,7 @@ def test_accuracies_of_literal_and_compensated_differ(digits: DataSplits, folder
     for amplitude in ("compensated", "literal"):
         options = BalanceOptions(amplitude=amplitude)  # type: ignore[arg-type]
         path = tmp_path / f"{amplitude}.net"
-        exporting.export(folder / "model.pt", path, (32,), digits.calibration_images(), balance_options=options)
+        exporting.export(folder / "model.pt", path, (32,), digits.calibration_images(), ConversionOptions(options))
         with open_backend("ref") as backend:
             ran = running.run(open_file(path, model=folder / "model.pt"), digits.test, backend)
         agreement[amplitude] = ran.evaluation.nominal_point.agreement_with_cnn

@@ -7,7 +7,16 @@ from collections.abc import Iterator
 import pytest
 
 from loihi_convert.cli.console import log
-from loihi_convert.ground.progress import FIRST_SECONDS, LINE_SECONDS, no_progress, progress_bar, progress_lines, quiet
+from loihi_convert.ground.progress import (
+    FIRST_SECONDS,
+    LINE_SECONDS,
+    current_progress,
+    progress_bar,
+    progress_lines,
+    progress_part,
+    progress_to,
+    quiet,
+)
 
 
 def test_a_line_after_5_seconds_and_every_30(capsys: pytest.CaptureFixture[str]) -> None:
@@ -25,22 +34,20 @@ def test_a_line_after_5_seconds_and_every_30(capsys: pytest.CaptureFixture[str])
 
 
 def test_short_work_shows_nothing(capsys: pytest.CaptureFixture[str]) -> None:
-    with progress_bar("short") as progress:
+    with progress_bar("short"):
         for done in range(1000):
-            progress(done, 1000)
+            current_progress()(done, 1000)
     assert capsys.readouterr() == ("", "")
 
 
-def test_a_stage_of_what_has_a_bar_shows_none() -> None:
-    def shown() -> bool:
-        with progress_bar("stage") as progress:
-            return progress is not no_progress
-
-    with progress_bar("whole"):
-        assert not shown()
-    with quiet():
-        assert not shown()
-    assert shown()
+def test_parts_of_parts_add_up_and_what_is_quiet_is_not_told() -> None:
+    told: list[tuple[int, int]] = []
+    with progress_to(lambda done, total: told.append((done, total))):
+        with progress_part(1, 4), progress_part(1, 2):
+            current_progress()(2, 5)
+        with quiet(), progress_part(0, 2):
+            current_progress()(1, 2)
+    assert told == [(10 + 5 + 2, 4 * 2 * 5)]
 
 
 def test_work_continues_if_stderr_is_closed(
@@ -56,10 +63,10 @@ def test_work_continues_if_stderr_is_closed(
 
 def test_only_the_outer_of_two_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr("loihi_convert.ground.progress.FIRST_SECONDS", -1.0)
-    with progress_bar("outer") as outer:
-        with progress_bar("inner") as inner:
-            inner(1, 2)
-        outer(1, 2)
-    with progress_bar("later") as later:
-        later(2, 2)
+    with progress_bar("outer"):
+        with progress_bar("inner"):
+            current_progress()(1, 2)
+        current_progress()(1, 2)
+    with progress_bar("later"):
+        current_progress()(2, 2)
     assert [line.partition(":")[0] for line in capsys.readouterr().err.splitlines()] == ["outer", "later"]

@@ -20,7 +20,7 @@ import loihi_convert as lc
 from loihi_convert.conversion.agreement import Agreement, explained_share, measure_of
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import to_integers
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import ReluNetwork, class_count, classes_of
@@ -90,7 +90,7 @@ def test_auto_compares_outputs(position: nn.Module) -> None:
     ranks = [-trial.agreement for trial in made.trials]
     assert ranks == sorted(ranks)
     assert f"the quantized network explains {100 * made.agreement.agreement:.3f} % of the variance" in made.notes[0]
-    coarse = to_integers(cnn, calibration, 1, BalanceOptions(method="percentile"))
+    coarse = to_integers(cnn, calibration, 1, ConversionOptions(BalanceOptions(method="percentile")))
     assert coarse.agreement.agreement < 0.9
 
 

@@ -374,9 +374,9 @@ def test_beyond_long_t_the_method_is_chosen_once(command: Command, monkeypatch: 
         monkeypatch.setattr(module, "LONG", 4)
     asked: list[tuple[int, str, bool | None]] = []
 
-    def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, **others: Any) -> Any:
-        asked.append((*timesteps, others["balance_options"].method, others["balance_options"].bias_correction))
-        return exporting.export(source, path, timesteps, images, **others)
+    def export(source: Any, path: Path, timesteps: tuple[int], images: np.ndarray, options: Any) -> Any:
+        asked.append((*timesteps, options.balance.method, options.balance.bias_correction))
+        return exporting.export(source, path, timesteps, images, options)
 
     monkeypatch.setattr(measurements, "exporting", SimpleNamespace(export=export))
     assert command("table", "2", "--variants", "literal", "-T", "8", "--methods", "ngu-lee") == 0

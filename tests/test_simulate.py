@@ -121,14 +121,6 @@ def test_a_channel_with_an_infinite_threshold_never_fires() -> None:
     assert potentials.ravel().tolist() == [0, 0, 0, 0]
 
 
-def test_progress_counts_images() -> None:
-    seen: list[tuple[int, int]] = []
-    layers = (SpikingLayer("output", Dense(np.array([[1.0]])), None),)
-    network = SpikingNetwork((1, 1, 1), layers, 4, "soft")
-    outputs(network, np.zeros((5, 1, 1, 1), np.uint8), 2, progress=lambda *state: seen.append(state))
-    assert seen[-1] == (5, 5)
-
-
 @pytest.mark.parametrize("moments", [2**22, 1000, 1])
 @pytest.mark.parametrize("cores", [1, 3])
 def test_the_block_size_does_not_change_results(monkeypatch: pytest.MonkeyPatch, moments: int, cores: int) -> None:

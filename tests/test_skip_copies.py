@@ -11,7 +11,7 @@ from test_balance import random_cnn
 
 from loihi_convert.conversion.balancing import balance
 from loihi_convert.conversion.flow import choose_copies, identity_ratio, report_quantization
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.synapse import Conv, Dense
@@ -79,7 +79,7 @@ def test_copies_are_chosen_if_agreement_improves() -> None:
         seen.append(copies)
         return residual(copies)
 
-    best, *others = choose_copies(variant, images(400), 8, OPTIONS, QuantizeOptions(weight_bits=4))
+    best, *others = choose_copies(variant, images(400), 8, ConversionOptions(OPTIONS, QuantizeOptions(weight_bits=4)))
     # With two copies an identity costs nothing, so four are not tried.
     assert seen == [1, 2]
     assert (best.copies, [trial.copies for trial in others]) == (2, [1])
@@ -90,7 +90,7 @@ def test_copies_are_chosen_if_agreement_improves() -> None:
 
 def test_copies_without_a_gain_are_not_chosen() -> None:
     """Eight bits are enough for identity and convolution."""
-    best, *others = choose_copies(lambda copies: residual(copies, seed=2), images(400), 8, OPTIONS)
+    best, *others = choose_copies(lambda copies: residual(copies, seed=2), images(400), 8, ConversionOptions(OPTIONS))
     assert best.copies == 1
     assert len(others) > 0
 

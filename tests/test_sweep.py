@@ -160,9 +160,13 @@ class TestIdentity:
         ]
 
     def test_options_are_those_of_export(self) -> None:
-        balance, quantize = ConversionSetting(method="spike-norm", weight_bits=4, poisson_seed=3).options()
-        assert (balance.reset, balance.poisson_seed, balance.first_potential) == ("hard", 3, "zero")
-        assert quantize.weight_bits == 4
+        options = ConversionSetting(method="spike-norm", weight_bits=4, poisson_seed=3).options()
+        assert (options.balance.reset, options.balance.poisson_seed, options.balance.first_potential) == (
+            "hard",
+            3,
+            "zero",
+        )
+        assert options.quantize.weight_bits == 4
 
 
 @given(st.integers(0, 40), st.integers(1, 50), st.randoms(use_true_random=False))
@@ -491,15 +495,8 @@ class TestDigits:
         assert sweep("model.pt", "-T", "4", "--balance", "percentile", "--weight-bits", "5", *HERE).code == 0
         (row,) = rows()
         digits = load_data("digits")
-        balance, quantize = ConversionSetting(method="percentile", weight_bits=5).options()
-        exporting.export(
-            Path("model.pt"),
-            Path("model.net"),
-            [4],
-            digits.calibration_images("40"),
-            balance_options=balance,
-            quantize_options=quantize,
-        )
+        options = ConversionSetting(method="percentile", weight_bits=5).options()
+        exporting.export(Path("model.pt"), Path("model.net"), [4], digits.calibration_images("40"), options)
         with open_backend("ref") as backend:
             ran = running.run(open_file("model.net"), digits.validation[:30], backend)
         point = ran.evaluation.nominal_point
@@ -634,8 +631,9 @@ class TestDigits:
     def test_auto_is_that_of_export(self, sweep: Sweep) -> None:
         """With corrections, which set initial potentials."""
         (one,) = planned_cells(read_grid([Path("model.pt")], {"images": "30", "calibration": "40", "timesteps": "2"}))
-        balance, _ = one.cell.setting.options()
-        assert balance == BalanceOptions(reset="soft", readout="potential", input_coding="constant")
+        assert one.cell.setting.options().balance == BalanceOptions(
+            reset="soft", readout="potential", input_coding="constant"
+        )
         assert sweep("model.pt", "-T", "2", *HERE).code == 0
         (row,) = rows()
         exporting.export(Path("model.pt"), Path("auto.net"), (2,), load_data("digits").calibration_images(40))

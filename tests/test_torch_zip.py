@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 import pickle
 import struct
 import zipfile
@@ -32,12 +33,12 @@ def pt(tmp_path: Path) -> Path:
     return tmp_path / "model.pt"
 
 
-def rewrite(path: Path, replace: dict[str, bytes]) -> None:
+def rewrite(path: Path, replace: dict[str, bytes], **options: Any) -> None:
     """Write the archive again with records replaced or added (names below the top folder) and correct CRCs."""
     with zipfile.ZipFile(path) as archive:
         records = {entry.filename: archive.read(entry) for entry in archive.infolist()}
     top = next(iter(records)).partition("/")[0]
-    with zipfile.ZipFile(path, "w") as archive:
+    with zipfile.ZipFile(path, "w", **options) as archive:
         for name, content in {**records, **{f"{top}/{name}": content for name, content in replace.items()}}.items():
             archive.writestr(name, content)
 
@@ -81,11 +82,32 @@ def test_read_pt_takes_state_dicts_parameters_and_tied_weights(tmp_path: Path) -
     assert read["state"]["conv.weight"].data_ptr() == read["parameters"]["conv.weight"].data_ptr()
 
 
+class Attack:
+    def __init__(self, victim: Path) -> None:
+        self.victim = victim
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.victim}",)
+
+
 def inert(value: object) -> bool:
     """Whether ``value`` is made of plain values and `Skipped` alone."""
     if isinstance(value, dict):
         return all(map(inert, (*value.keys(), *value.values())))
     return value is None or isinstance(value, (Skipped, type, int, str, _Name))
+
+
+def test_code_in_the_pickle_does_not_run(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "model.pt"
+    torch.save({"format": Attack(victim)}, path)
+    assert inert(read_pt(path))
+    for protocol in range(6):
+        rewrite(path, {"data.pkl": pickle.dumps({"format": Attack(victim)}, protocol=protocol)})
+        assert inert(read_pt(path))
+    assert not victim.exists()
+    # The attack works: an unsafe reader runs the code.
+    pickle.loads(pickle.dumps(Attack(victim)))
+    assert victim.exists()
 
 
 @pytest.mark.parametrize(
@@ -162,13 +184,20 @@ def test_the_forged_pickle_of_a_valid_tensor_is_read(pt: Path) -> None:
     assert torch.equal(read_pt(pt), torch.tensor([2.0, 3.0, 4.0]))  # type: ignore[arg-type]
 
 
-def test_other_files_are_refused(pt: Path, tmp_path: Path) -> None:
+def test_other_files_are_refused(tmp_path: Path) -> None:
     (tmp_path / "text.pt").write_text("hello")
     with zipfile.ZipFile(tmp_path / "zip.pt", "w") as archive:
         archive.writestr("a/b", "c")
     assert "not from torch.save" in refused(tmp_path / "text.pt")
     assert "no data.pkl" in refused(tmp_path / "zip.pt")
     assert "No such file" in refused(tmp_path / "absent.pt")
+
+
+def test_archives_that_torch_does_not_write_are_refused(pt: Path) -> None:
+    content = pt.read_bytes()
+    rewrite(pt, {"data/bomb": bytes(1 << 26)}, compression=zipfile.ZIP_BZIP2)
+    assert "records claim more than the file holds" in refused(pt)
+    pt.write_bytes(content)
     rewrite(pt, {"byteorder": b"big"})
     assert "not little-endian" in refused(pt)
 

@@ -293,8 +293,8 @@ def remembered(path: Path, name: str, measured: Callable[[], Kept]) -> Kept:
 
 def correct_at(path: Path, timesteps: Sequence[int], images: Dataset) -> list[int]:
     """Return the number of ``images`` that the file classifies correctly after each of ``timesteps``."""
-    with progress_bar(f"{path.name} on {len(images):,} images") as progress:
-        predictions = run_network(netx.read(path), images.images, max(timesteps), progress=progress).predictions
+    with progress_bar(f"{path.name} on {len(images):,} images"):
+        predictions = run_network(netx.read(path), images.images, max(timesteps)).predictions
     return [int((predictions[:, t - 1] == images.known_labels).sum()) for t in timesteps]
 
 

@@ -18,7 +18,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from loihi_convert.chip.energy import Estimate, estimate
+from loihi_convert.chip.energy import Estimate, NetworkSize, estimate
 from loihi_convert.external import read_external
 from loihi_convert.external.readers import CubaNetwork
 from loihi_convert.external.simulation import simulate
@@ -71,7 +71,7 @@ def counted() -> Counts:
 
 def estimated(counts: Counts) -> Estimate:
     """Return the estimate that `run` gives for these counts; input neurons are counted, so no pixels are added."""
-    return estimate(TIMESTEPS, sum(counts.spikes), sum(counts.synaptic_operations), counts.neurons, 0)
+    return estimate(NetworkSize(counts.neurons, 0), TIMESTEPS, sum(counts.spikes), sum(counts.synaptic_operations))
 
 
 def operations_per_core(counts: Counts) -> float:

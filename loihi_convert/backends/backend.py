@@ -9,7 +9,6 @@ from loihi_convert.backends.loihi2.board import Board
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.choices import BackendName, LavaLayout, Neuron
 from loihi_convert.ground.options import BOARD, Flag, declared
-from loihi_convert.ground.progress import Progress, no_progress
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -128,7 +127,6 @@ class Backend(ABC):
         trace: bool = False,
         first_image: int = 0,
         is_stream: bool = False,
-        progress: Progress = no_progress,
     ) -> RunResult:
         """Run uint8 ``images``, ``(N, *input_shape)``, through ``network`` for ``timesteps`` steps each.
 

@@ -13,7 +13,7 @@ from loihi_convert.backends.backend import Backend
 from loihi_convert.backends.result import RunResult, are_saturated, check_run, require_result_size
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import BackendName
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -41,11 +41,10 @@ class ReferenceBackend(Backend):
         trace: bool = False,
         first_image: int = 0,
         is_stream: bool = False,
-        progress: Progress = no_progress,
     ) -> RunResult:
         """See `backends.Backend.run`."""
         if isinstance(network, GradedNetwork):
-            return run_graded(network, images, is_stream=is_stream, trace=trace, progress=progress)
+            return run_graded(network, images, is_stream=is_stream, trace=trace)
         return run_network(
             network,
             images,
@@ -54,7 +53,6 @@ class ReferenceBackend(Backend):
             first_image=first_image,
             neuron=self.options.neuron_model(network),
             device=self.options.device,
-            progress=progress,
         )
 
 
@@ -67,7 +65,6 @@ def run_network(
     first_image: int = 0,
     neuron: NeuronModel | None = None,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> RunResult:
     """Run a network in memory, for example to compare an exported file with.
 
@@ -102,7 +99,7 @@ def run_network(
                 traced.spikes[place] = _as_in_file(layer.spikes, whole)
 
     ready = time.perf_counter()
-    simulator.run(images, timesteps, take, first_image=first_image, progress=progress)
+    simulator.run(images, timesteps, take, first_image=first_image)
     return replace(
         result,
         seconds=time.perf_counter() - ready,
@@ -127,7 +124,6 @@ def run_graded(
     *,
     is_stream: bool = False,
     trace: bool = False,
-    progress: Progress = no_progress,
 ) -> RunResult:
     """Return the result of one step of each layer for each image.
 
@@ -153,7 +149,7 @@ def run_graded(
     """
     from loihi_convert.simulation.graded import frame_steps, settled_state
 
-    started = time.perf_counter()
+    started, progress = time.perf_counter(), current_progress()
     require_result_size(network, len(inputs), 1, trace=trace)
     count = len(inputs)
     result = RunResult.unfilled(network, count, 1, trace=trace)

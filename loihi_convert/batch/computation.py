@@ -28,7 +28,7 @@ from loihi_convert.ground.dependencies import installed_version
 from loihi_convert.ground.devices import torch_threads
 from loihi_convert.ground.files import make_folder, write_atomically
 from loihi_convert.ground.options import Record
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress, quiet
 
 if TYPE_CHECKING:
     from loihi_convert.batch.clusters import DaskWorkers
@@ -305,7 +305,6 @@ def compute_missing(
     workers: DaskWorkers | None = None,
     *,
     told: Told = lambda one, outcome, left: None,
-    progress: Progress = no_progress,
 ) -> dict[str, Outcome]:
     """Compute what is `missing` and put it into ``store``; return the outcomes that are not final, by name.
 
@@ -322,7 +321,7 @@ def compute_missing(
     waiting = missing(wanted, store)
     total = len({one.name for one in (*wanted, *waiting)})
     done, left = total - len(waiting), sum(one.work for one in waiting)
-    started, measured = time.monotonic(), list[float]()
+    progress, started, measured = current_progress(), time.monotonic(), list[float]()
     found: dict[str, Outcome] = {}
 
     def known(one: Computation[Any]) -> Outcome:
@@ -350,7 +349,7 @@ _VERIFIED: Final = 3
 """Outcomes that `recomputed` computes again: each takes as long as before."""
 
 
-def recomputed(wanted: Sequence[Computation[Any]], store: Store, progress: Progress = no_progress) -> str:
+def recomputed(wanted: Sequence[Computation[Any]], store: Store) -> str:
     """Compute some stored outcomes of ``wanted`` again, evenly spaced, and return a sentence on how many.
 
     Raises
@@ -361,7 +360,7 @@ def recomputed(wanted: Sequence[Computation[Any]], store: Store, progress: Progr
     known = {one.name: (one, outcome) for one in wanted if (outcome := store.get(one)) is not None}
     chosen = [*known.values()][:: -(-len(known) // _VERIFIED) or 1]
     with tempfile.TemporaryDirectory() as folder:
-        failed = compute_missing([one for one, _ in chosen], again := Store(Path(folder)), progress=progress)
+        failed = compute_missing([one for one, _ in chosen], again := Store(Path(folder)))
         for one, outcome in chosen:
             if (found := failed.get(one.name) or again.get(one)) != outcome:
                 why = (found and found.error) or "another result"
@@ -371,7 +370,9 @@ def recomputed(wanted: Sequence[Computation[Any]], store: Store, progress: Progr
 
 def _outcomes_here(waiting: Sequence[Computation[Any]], known: Known) -> Iterator[tuple[Computation[Any], Outcome]]:
     for one in waiting:
-        yield one, outcome_of(one, list(map(known, one.needs)), is_alone=True)
+        with quiet():
+            outcome = outcome_of(one, list(map(known, one.needs)), is_alone=True)
+        yield one, outcome
 
 
 def estimated_seconds(

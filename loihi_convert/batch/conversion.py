@@ -171,21 +171,13 @@ class ConversionCell(Computation[CellResult]):
 
     def compute(self, needed: Sequence[Any]) -> CellResult:
         """See `Computation.compute`."""
-        balance_options, quantize_options = self.setting.options()
+        options = self.setting.options()
         with opened_before():
             opened = _opened(self.network, self.images, self.digests)
         timesteps = self.setting.timesteps
         with tempfile.TemporaryDirectory(prefix="loihi-convert-") as folder:
             path = Path(folder, f"cell{netx.SUFFIX}")
-            (exported,) = exporting.export(
-                opened.source,
-                path,
-                [timesteps],
-                opened.calibration,
-                balance_options=balance_options,
-                quantize_options=quantize_options,
-                skip_copies=self.setting.skip_copies,
-            )
+            (exported,) = exporting.export(opened.source, path, [timesteps], opened.calibration, options)
             network = netx.read(path)
         run = run_network(network, opened.images.images, timesteps)
         expected = expected_of(run, network, opened.images, opened.cnn_outputs)

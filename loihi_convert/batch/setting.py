@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
-from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.conversion.options import AUTO, BalanceOptions, ConversionOptions, QuantizeOptions, published_neurons
 from loihi_convert.ground.choices import MAX_TIMESTEPS, SweepSplit
 from loihi_convert.ground.options import declared
 
@@ -62,7 +62,7 @@ class ConversionSetting(QuantizeOptions, BalanceOptions):
     timesteps
         T.
     skip_copies
-        See `converting.converted`.
+        See `ConversionOptions`.
     """
 
     timesteps: Annotated[int, Field(ge=1, le=MAX_TIMESTEPS)] = 64
@@ -97,10 +97,10 @@ class ConversionSetting(QuantizeOptions, BalanceOptions):
             bias_correction=self.bias_correction if self.method == AUTO else bool(self.bias_correction),
         )
 
-    def options(self) -> tuple[BalanceOptions, QuantizeOptions]:
+    def options(self) -> ConversionOptions:
         """Return the options of the conversion; a `UsageError` if they contradict each other."""
         own = self.normalized
         balance = BalanceOptions(**{one.name: getattr(own, one.name) for one in fields(BalanceOptions)})
         quantize = QuantizeOptions(**{one.name: getattr(own, one.name) for one in fields(QuantizeOptions)})
         quantize.require_neurons(balance.neuron_reset, balance.input_seed, balance.output)
-        return balance, quantize
+        return ConversionOptions(balance, quantize, own.skip_copies)

@@ -22,7 +22,6 @@ from loihi_convert.conversion.scales import current_bounds, potential_bounds
 from loihi_convert.errors import first_few
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset
-from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import ReluNetwork, is_relay
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 
@@ -363,7 +362,7 @@ class NetworkActivity:
 
 
 def network_activity(
-    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu", progress: Progress = no_progress
+    network: QuantizedNetwork, images: Array, timesteps: int, *, device: str = "cpu"
 ) -> NetworkActivity:
     """Return the activity of ``network`` on uint8 ``images``, ``(N, C, H, W)``, over T steps."""
     # The simulator loads torch, which a check without images does not need.
@@ -382,7 +381,7 @@ def network_activity(
             count += layer.channel_spikes.sum(axis=0)
 
     simulator = Simulator(network, Recording(counts=True, clipping=True), device=device)
-    simulator.run(images, timesteps, take, progress=progress)
+    simulator.run(images, timesteps, take)
     # Stock neurons do not clip, but wrap.
     wraps = network.is_circuit
     clipped = np.zeros_like(beyond) if wraps else beyond

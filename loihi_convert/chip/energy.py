@@ -279,14 +279,30 @@ class Energy(Record):
     constants: tuple[Constant, ...]
 
 
+class NetworkSize(NamedTuple):
+    """What of a network takes energy at every T.
+
+    Parameters
+    ----------
+    neuron_counts
+        Number of neurons of each layer, without those of the circuit.
+    input_synapses
+        M_1: synapses of nonzero weight that the pixels of one image reach.
+    is_poisson
+        Whether pixels enter as random spikes.
+    """
+
+    neuron_counts: Sequence[int]
+    input_synapses: int
+    is_poisson: bool = False
+
+
 def estimate(
+    size: NetworkSize,
     timesteps: int,
     spikes: float,
     synaptic_operations: float,
-    neuron_counts: Sequence[int],
-    input_synapses: int,
     *,
-    is_poisson: bool = False,
     relays: RelayEvents = _NO_RELAYS,
     circuit: CircuitEvents | None = None,
 ) -> Estimate:
@@ -296,11 +312,8 @@ def estimate(
     ----------
     spikes, synaptic_operations
         Counts up to step T, mean over images, with those of the circuit.
-    neuron_counts
-        Number of neurons of each layer, without those of the circuit.
-    input_synapses
-        M_1: synapses of nonzero weight that the pixels of one image reach.
     """
+    neuron_counts, input_synapses, is_poisson = size
     own = CircuitEvents(timesteps, 0, 0, 0.0, 0.0, 0.0) if circuit is None else circuit
     neurons = sum(neuron_counts) + own.neurons
     updates, relay_updates = neurons * own.steps, relays.neurons * own.steps

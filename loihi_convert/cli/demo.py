@@ -47,7 +47,6 @@ def demo(
     from loihi_convert.cnn.training import train_cnn
     from loihi_convert.conversion.options import require_timesteps
     from loihi_convert.data import load_data
-    from loihi_convert.ground.progress import progress_bar
     from loihi_convert.pipeline import exporting, running
     from loihi_convert.pipeline.opening import open_file
     from loihi_convert.report.figure import write_figure
@@ -61,8 +60,7 @@ def demo(
     make_folder(output, "output")
     splits = load_data("digits")
     log("1/3  train a CNN on the embedded digits")
-    with progress_bar("training digits-cnn on digits") as progress:
-        trained = train_cnn(splits, model, TrainOptions(seed=seed), overwrite=True, progress=progress)
+    trained = train_cnn(splits, model, TrainOptions(seed=seed), overwrite=True)
     log(trained_sentence(model, trained))
     log(f"2/3  convert it to spikes, balance thresholds for T = {timesteps}, write a netx file")
     images = splits.calibration_images()

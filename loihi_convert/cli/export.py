@@ -25,7 +25,7 @@ from loihi_convert.cli.console import (
     told_once,
 )
 from loihi_convert.cli.options import changed, flags_of, is_netx, option_words, require_cnn, validation_images
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, published_neurons
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions, published_neurons
 from loihi_convert.errors import UsageError, with_flags
 from loihi_convert.ground.choices import DatasetName, SpikeKind
 from loihi_convert.ground.files import require_output
@@ -129,6 +129,7 @@ def export(
     from loihi_convert.pipeline import exporting
     from loihi_convert.pipeline.converting import require_convertible
     from loihi_convert.pipeline.opening import open_cnn
+    from loihi_convert.simulation.image_shards import DividedImages
 
     paths = exporting.output_paths(model, output, timesteps, writing)
     for path in paths:
@@ -140,7 +141,8 @@ def export(
     quantization = replace(quantization, max_cores=_most_cores(quantization.max_cores, chips))
     source, splits = open_cnn(NetworkFile(model, cnn, images))
     known, kind = validation_images(splits)
-    require_convertible(source, known.images, balancing, quantization, skip_copies)
+    chosen = ConversionOptions(balancing, quantization, skip_copies, place.device(device))
+    require_convertible(source, known.images, chosen)
     own = _say_own(ctx, source, known, f"{kind} of {splits.name}", expect, splits.name)
     calibrated_on = splits.calibration_images(calibration)
     if len(timesteps) > 1:
@@ -150,18 +152,8 @@ def export(
         exported = [exporting.export_graded(source, paths[0], calibrated_on, writing=writing)]
     else:
         with place.opened() as workers:
-            exported = exporting.export(
-                source,
-                output,
-                timesteps,
-                calibrated_on,
-                balance_options=balancing,
-                quantize_options=quantization,
-                skip_copies=skip_copies,
-                device=place.device(device),
-                workers=workers,
-                writing=writing,
-            )
+            divided = calibrated_on if workers is None else DividedImages(calibrated_on, workers, chosen.device)
+            exported = exporting.export(source, output, timesteps, divided, chosen, writing)
     if bundle is not None:
         shown = splits.test.images[: bundles.BUNDLED_IMAGES]
         bundles.write_bundle(bundle, exported[0].path, shown, overwrite=writing.overwrite)

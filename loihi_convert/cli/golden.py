@@ -34,10 +34,8 @@ _NOT_IN_A_SCRIPT = {"dry_run", "overwrite", "as_json"}
 def show_run_plan(
     ctx: typer.Context,
     paths: Sequence[Path],
-    network: QuantizedNetwork,
-    image_count: int,
+    planned: ChipPlan,
     timesteps: Sequence[int],
-    options: BackendOptions,
     board: BoardOptions,
     *,
     as_json: bool,
@@ -45,43 +43,38 @@ def show_run_plan(
     """Print the plan of the run ``ctx`` of one file, and write ``<file>.sbatch`` to the current folder."""
     if len(paths) > 1:
         raise UsageError(f"found {len(paths)} files", where="dry_run", expected="must be one file")
-    steps = max(timesteps, default=network.timesteps)
-    listed = ",".join(map(str, timesteps or (steps,)))
-    words = ["run", str(paths[0]), "--backend", "loihi2", "-T", listed, "--images", str(image_count)]
-    words += options_given(ctx)
-    plan_run(words, paths[0], network, image_count, steps, options, board, as_json=as_json)
+    timing = planned.timing
+    listed = ",".join(map(str, timesteps or (timing.timesteps,)))
+    words = ["run", str(paths[0]), "--backend", "loihi2", "-T", listed, "--images", str(timing.images)]
+    show_plan([*words, *options_given(ctx)], paths[0], planned, board, as_json=as_json)
     log("This backend has never run on a chip: `golden --backend loihi2` first")
 
 
-def plan_run(
-    words: Sequence[str],
-    path: Path,
-    network: QuantizedNetwork,
-    image_count: int,
-    timesteps: int,
-    options: BackendOptions,
-    board: BoardOptions,
-    *,
-    as_json: bool,
-) -> None:
+def run_plan(network: QuantizedNetwork, image_count: int, timesteps: int, options: BackendOptions) -> ChipPlan:
+    """Return the plan of a run on the board of ``options``, by default the one that the environment names."""
+    from loihi_convert.backends.loihi2.board import chosen_board
+    from loihi_convert.backends.loihi2.plan import plan
+    from loihi_convert.backends.result import require_safe_timesteps
+
+    neuron = replace(options, neuron="stock").neuron_model(network)
+    require_safe_timesteps(network, timesteps)
+    board = options.board or chosen_board()
+    return plan(network, image_count, timesteps, board, neuron=neuron, profile=options.profile)
+
+
+def show_plan(words: Sequence[str], path: Path, planned: ChipPlan, board: BoardOptions, *, as_json: bool) -> None:
     """Print the plan of a run of the file at ``path``, and write a script for it to the current folder.
 
     ``words`` are the command line without the program; the verb is first. The script of `run` is named after the file,
     that of another verb after the verb.
     """
-    from loihi_convert.backends.loihi2.board import chosen_board
-    from loihi_convert.backends.loihi2.plan import plan, script, script_suffix
-    from loihi_convert.backends.result import require_safe_timesteps
+    from loihi_convert.backends.loihi2.plan import script, script_suffix
     from loihi_convert.chip.limits import NEUROCORES
     from loihi_convert.chip.partition import span
     from loihi_convert.ground.files import asked, require_output, write_atomically
 
-    neuron = replace(options, neuron="stock").neuron_model(network)
-    require_safe_timesteps(network, timesteps)
-    chosen = options.board or chosen_board()
     name = path.stem if words[0] == "run" else words[0]
-    written = Path(f"{name}{script_suffix(chosen)}")
-    planned = plan(network, image_count, timesteps, chosen, neuron=neuron, profile=options.profile)
+    written = Path(f"{name}{script_suffix(planned.board)}")
     activate = Path(sys.prefix, "bin", "activate")
     is_virtual = sys.prefix != sys.base_prefix and activate.is_file()
     line = ["loihi-convert", *words]
@@ -174,8 +167,8 @@ def golden(
     known = golden_check.read_golden(path)
     if board.dry_run:
         line = ["golden", *([] if folder is None else [str(folder)]), "--backend", "loihi2", *options_given(ctx)]
-        model, count = path / golden_check.NETWORK, len(known.images)
-        plan_run(line, model, known.network, count, known.timesteps, given, board, as_json=as_json)
+        planned = run_plan(known.network, len(known.images), known.timesteps, given)
+        show_plan(line, path / golden_check.NETWORK, planned, board, as_json=as_json)
         return
     try:
         if backend == "loihi2":

@@ -15,7 +15,7 @@ from loihi_convert.backends.backend import BackendOptions, open_backend
 from loihi_convert.batch.places import NO_SHARD, PlaceOptions
 from loihi_convert.cli import options
 from loihi_convert.cli.console import log
-from loihi_convert.cli.golden import show_run_plan
+from loihi_convert.cli.golden import run_plan, show_run_plan
 from loihi_convert.cli.options import NETX, BoardOptions, first_images, require_netx
 from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.choices import BackendName
@@ -114,7 +114,8 @@ def run(
     if board.dry_run and isinstance(read[0], QuantizedNetwork):
         splits = images.load_for(paths[0], read[0].provenance.model, read[0].input_shape)
         count, steps = len(_chosen(splits, image_count, backend)), run_options.timesteps
-        show_run_plan(ctx, paths, read[0], count, steps, backend_options, board, as_json=as_json)
+        planned = run_plan(read[0], count, max(steps, default=read[0].timesteps), backend_options)
+        show_run_plan(ctx, paths, planned, steps, board, as_json=as_json)
         return
     _refuse_others(ctx, paths, read[0])
     if backend == "loihi2" and isinstance(read[0], QuantizedNetwork):

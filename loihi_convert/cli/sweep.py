@@ -134,11 +134,11 @@ def sweep(
     left = missing(cells, store)
     on_interrupt(lambda: "finished cells are kept; run the same command again to continue")
     if left:
-        with place.opened(len(left), output) as workers, progress_bar("sweep") as progress:
-            failed = compute_missing(cells, store, workers, told=told, progress=progress)
+        with place.opened(len(left), output) as workers, progress_bar("sweep"):
+            failed = compute_missing(cells, store, workers, told=told)
     if verify:
-        with progress_bar("verify") as progress:
-            log(recomputed(cells, store, progress))
+        with progress_bar("verify"):
+            log(recomputed(cells, store))
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
     results = SweepResults(every, outcomes, names, against or get_args(SweepCost))
     unsaved: InputError | None = None

@@ -106,7 +106,7 @@ def train(
         log(f"epoch {epoch} of {used.epochs}: validation accuracy {100 * accuracy:.2f} %")
 
     # What the user's code prints is not output of the command.
-    with progress_bar(f"training {design.name} on {splits.name}") as progress, redirect_stdout(sys.stderr):
+    with progress_bar(f"training {design.name} on {splits.name}"), redirect_stdout(sys.stderr):
         trained = train_design(
             design,
             splits,
@@ -115,7 +115,6 @@ def train(
             output,
             resume=resume,
             overwrite=overwrite,
-            progress=progress,
             # On a terminal, the bar shows how far it is.
             on_epoch=None if sys.stderr is None or sys.stderr.isatty() else say_epoch,
         )
@@ -160,11 +159,10 @@ def _design(
     from loihi_convert.fine_tuning import require_same_training
     from loihi_convert.reading.own_cnn import own_design
 
-    levels, timesteps = chosen.qcfs_levels, chosen.timesteps
     if cnn.arch is None:
         assert built_in is not None
-        return design.built_in(built_in, splits, levels, recorded, timesteps=timesteps)
-    own = own_design(cnn.arch, start, splits, normalization=cnn.normalization, qcfs_levels=levels, timesteps=timesteps)
+        return design.built_in(built_in, splits, chosen.qcfs_levels, recorded, timesteps=chosen.timesteps)
+    own = own_design(cnn.arch, start, splits, options=chosen, normalization=cnn.normalization)
     require_same_training(own, splits)
     return own
 

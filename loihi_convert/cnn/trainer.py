@@ -23,7 +23,7 @@ from loihi_convert.data import Dataset, DataSplits
 from loihi_convert.errors import UsageError
 from loihi_convert.ground.choices import WeightDtype
 from loihi_convert.ground.devices import has_fast_bfloat16, thread_count
-from loihi_convert.ground.progress import Progress
+from loihi_convert.ground.progress import current_progress
 from loihi_convert.ir.network import classes_of
 
 _WARM_UP: Final = 0.25
@@ -85,12 +85,12 @@ class Training:
         """Whether all epochs of the recipe are done."""
         return self.epoch >= self._recipe.epochs
 
-    def run_epoch(self, progress: Progress) -> float:
+    def run_epoch(self) -> float:
         """Train on each training image once; return the validation accuracy of the averaged weights.
 
         With a recipe for ``timesteps``, it is that of the spiking network.
         """
-        key = (self._seed << 20) + self.epoch
+        progress, key = current_progress(), (self._seed << 20) + self.epoch
         generator = self._generator.manual_seed(key)
         order = torch.randperm(len(self._splits.train), generator=generator)
         images, labels = self._splits.train.images, torch.from_numpy(self._splits.train.known_labels.copy())

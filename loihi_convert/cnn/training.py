@@ -13,7 +13,6 @@ gives small networks one thread on every machine, and large ones at most torch's
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,7 @@ from loihi_convert.errors import CheckpointError, DataError, InputError, UsageEr
 from loihi_convert.ground.arrays import arrays_digest
 from loihi_convert.ground.devices import chosen_device, torch_threads
 from loihi_convert.ground.files import as_path, asked, refuse_to_overwrite, require_writable
-from loihi_convert.ground.progress import Progress, no_progress, progress_bar
+from loihi_convert.ground.progress import progress_bar
 
 
 def train_cnn(
@@ -45,13 +44,12 @@ def train_cnn(
     teacher: Checkpoint | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    progress: Progress | None = None,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
     """Train a built-in CNN on ``splits``, write it to ``output`` and return it; see `train_design`.
 
     ``start`` is a trained CNN of the same architecture; by default weights are random. ``teacher`` is one of any
-    built-in architecture, whose scores are learned, too. ``progress`` is by default a bar on stderr.
+    built-in architecture, whose scores are learned, too.
 
     Raises
     ------
@@ -60,8 +58,7 @@ def train_cnn(
     DataError, CheckpointError
         As in `train_design`.
     InputError
-        Also if ``output``, or an interrupted training of it, exists, unless ``overwrite`` or, for the latter,
-        ``resume``.
+        Also if ``output``, or an interrupted training of it, exists; not with ``overwrite``, or ``resume``.
     """
     require_kind("splits", splits, DataSplits, "must be DataSplits")
     for where, given in (("start", start), ("teacher", teacher)):
@@ -75,11 +72,8 @@ def train_cnn(
     design = built_in(architecture, splits, chosen.qcfs_levels, start, timesteps=recipe.timesteps)
     if teacher is not None:
         design = replace(design, teacher=built_in_teacher(teacher, splits, design.classes))
-    bar = progress_bar(f"training {architecture}") if progress is None else nullcontext(progress)
-    with bar as shown:
-        return train_design(
-            design, splits, recipe, chosen, file, resume=resume, overwrite=overwrite, progress=shown, on_epoch=on_epoch
-        )
+    with progress_bar(f"training {architecture} on {splits.name}"):
+        return train_design(design, splits, recipe, chosen, file, resume=resume, overwrite=overwrite, on_epoch=on_epoch)
 
 
 @torch.inference_mode(False)
@@ -93,7 +87,6 @@ def train_design(
     *,
     resume: bool = False,
     overwrite: bool = True,
-    progress: Progress = no_progress,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
     """Train ``design``, write it to ``output`` and return it, also where the caller has switched gradients off.
@@ -126,7 +119,7 @@ def train_design(
         elif unfinished is not None and overwrite:
             unfinished.unlink(missing_ok=True)
         while not training.is_finished:
-            validation_accuracy = training.run_epoch(progress)
+            validation_accuracy = training.run_epoch()
             checkpoint.require_finite(training.average, output or Path("the CNN"))
             if unfinished is not None:
                 is_own = resume or training.epoch > 1

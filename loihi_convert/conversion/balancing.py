@@ -40,7 +40,7 @@ from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptio
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import UsageError, require_kind
 from loihi_convert.ground.choices import Method
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import progress_part, quiet
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
@@ -54,7 +54,6 @@ def balance(
     options: BalanceOptions = BalanceOptions(),
     *,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> SpikingNetwork:
     """Return ``network`` with integrate-and-fire neurons and thresholds balanced for ``timesteps`` steps.
 
@@ -71,8 +70,6 @@ def balance(
         `convert` uses those given to it.
     device
         Where to simulate: ``"cpu"`` or another torch device.
-    progress
-        Counts images, separately for the choice, the balancing and the correction.
 
     Raises
     ------
@@ -89,13 +86,13 @@ def balance(
     require_timesteps((timesteps,))
     require_calibration(network, images)
     if options.method == AUTO:
-        best, *_ = choose_method(network, images, timesteps, options, device=device, progress=progress)
+        best, *_ = choose_method(network, images, timesteps, options, device=device)
         options = best.chosen(options)
-    balanced = balance_by_method(network, images, timesteps, options, device=device, progress=progress)
+    balanced = balance_by_method(network, images, timesteps, options, device=device)
     if not options.bias_correction:
         return balanced
     is_given = options.initial_potential is not None
-    return correct_biases(network, balanced, images, keeps_potentials=is_given, device=device, progress=progress)
+    return correct_biases(network, balanced, images, keeps_potentials=is_given, device=device)
 
 
 _BALANCING_SHARE: Final = 4
@@ -164,7 +161,6 @@ def choose_method(
     quantize_options: QuantizeOptions = QuantizeOptions(),
     *,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> tuple[Trial, ...]:
     """Return the trials of all methods that the options allow, best first.
 
@@ -183,38 +179,35 @@ def choose_method(
     scaling = balancing if quantize_options.is_circuit else balancing[:_SCALING]
     candidates = _candidates(network, timesteps, options)
     activations = Activations(network, balancing)
-    scores, measure = cnn_scores(network, trying), measure_of(network.task)
+    with quiet():
+        scores, measure = cnn_scores(network, trying), measure_of(network.task)
     is_open = options.bias_correction is None and options.amplitude == "compensated"
     more = _CORRECTED if is_open and options.initial_potential is None else 0
     balanced: list[SpikingNetwork] = []
     trials: list[Trial] = []
 
-    def report(done: int, total: int) -> None:
-        # In images of a trial, whatever a stage counts: one total, and never back.
-        progress(len(trials) * len(trying) + len(trying) * done // total, (len(candidates) + more) * len(trying))
-
     def tried(spiking: SpikingNetwork, chosen: BalanceOptions, *, corrected: bool) -> Trial:
         if corrected:
             is_given = options.initial_potential is not None
             spiking = correct_biases(network, spiking, balancing, keeps_potentials=is_given, device=device)
-        quantized = quantize(spiking, scaling, quantize_options, device=device)
-        found = agreement_of(real_outputs(quantized, trying, device=device), scores, measure)
+        with quiet():
+            quantized = quantize(spiking, scaling, quantize_options, device=device)
+            found = agreement_of(real_outputs(quantized, trying, device=device), scores, measure)
         assert chosen.method != AUTO
         return Trial(**asdict(found), method=chosen.method, percentile=chosen.percent, corrected=corrected)
 
     for method, percentile in candidates:
         chosen = replace(options, method=method, percentile=percentile)
-        balanced.append(
-            balance_by_method(
-                network, balancing, timesteps, chosen, activations=activations, device=device, progress=report
+        with progress_part(len(trials), len(candidates) + more):
+            balanced.append(
+                balance_by_method(network, balancing, timesteps, chosen, activations=activations, device=device)
             )
-        )
-        trials.append(tried(balanced[-1], chosen, corrected=bool(options.bias_correction)))
-        report(0, 1)
+        with quiet():
+            trials.append(tried(balanced[-1], chosen, corrected=bool(options.bias_correction)))
     for trial in sorted(trials, key=_rank)[:more]:
         spiking = balanced[trials.index(trial)]
-        trials.append(tried(spiking, trial.chosen(options), corrected=True))
-        report(0, 1)
+        with progress_part(len(trials), len(candidates) + more):
+            trials.append(tried(spiking, trial.chosen(options), corrected=True))
     return tuple(sorted(trials, key=_rank))
 
 
@@ -244,7 +237,6 @@ def correct_biases(
     *,
     keeps_potentials: bool = False,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> SpikingNetwork:
     """Return ``network`` with corrected biases and, with soft reset, initial potentials.
 
@@ -276,13 +268,10 @@ def correct_biases(
     )
     layers: list[SpikingLayer] = []
     passes = 2 * len(network.layers) - 1
-
-    def report(done: int, total: int) -> None:
-        progress(2 * len(layers) * total + done, passes * total)
-
     for layer in network.layers:
         # The first layer's current equals the CNN's, with Poisson input on average.
-        correction = None if not layers else -simulation.mean_excess(layers, progress=report)
+        with progress_part(2 * len(layers), passes):
+            correction = None if not layers else -simulation.mean_excess(layers)
         relays = is_relay(layer.relay_of, layer.synapse.channels)
         if correction is not None:
             correction = np.where(relays, 0.0, correction)
@@ -292,7 +281,8 @@ def correct_biases(
             alive = np.isfinite(neuron.threshold)
             thresholds = np.tile(np.where(alive, neuron.threshold, 1.0), (len(SHARES), 1))
             potentials = np.array(SHARES)[:, None] * thresholds
-            errors = simulation.rate_errors(layers, thresholds, potentials, correction=correction).errors
+            with progress_part(2 * len(layers) + 1, passes):
+                errors = simulation.rate_errors(layers, thresholds, potentials, correction=correction).errors
             best = np.take_along_axis(potentials, errors.argmin(axis=0)[None], axis=0)[0]
             neuron = replace(neuron, initial_potential=np.where(alive & ~relays, best, 0.0))
         layers.append(replace(layer, synapse=synapse, neuron=neuron, correction=correction))

@@ -27,12 +27,12 @@ from loihi_convert.conversion.agreement import (
     rounding_notes,
 )
 from loihi_convert.conversion.balancing import Trial, balance, balancing_images, choose_method, trial_images
-from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptions, require_timesteps
+from loihi_convert.conversion.options import AUTO, BalanceOptions, ConversionOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.scales import is_proven
 from loihi_convert.ground.arrays import Array, signed_bits
 from loihi_convert.ground.choices import Target
-from loihi_convert.ground.progress import Progress, no_progress, progress_bar
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, is_relay, layer_words
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Synapse
@@ -134,13 +134,12 @@ def report_quantization(
     images: ImageArray,
     *,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> QuantizationReport:
     """Return the cost of rounding ``real`` to ``network``.
 
     Clipping is counted on ``images``, uint8 ``(N, C, H, W)``, over ``network.timesteps`` steps.
     """
-    clipped = clipped_images(network, images, network.timesteps, device=device, progress=progress)
+    clipped = clipped_images(network, images, network.timesteps, device=device)
     layers = []
     for index, (layer, before, counts, amplitude) in enumerate(
         zip(network.layers, real.layers, clipped.tolist(), network.received_amplitudes, strict=True)
@@ -244,55 +243,43 @@ def to_integers(
     cnn: ReluNetwork,
     images: ImageArray,
     timesteps: int,
-    balance_options: BalanceOptions = BalanceOptions(),
-    quantize_options: QuantizeOptions = QuantizeOptions(),
-    *,
-    device: str = "cpu",
+    options: ConversionOptions = ConversionOptions(),
 ) -> Conversion:
-    """Return ``cnn`` in Loihi's integers, balanced for ``timesteps`` steps.
-
-    Parameters
-    ----------
-    cnn, images, timesteps, balance_options, device
-        As in `balancing.balance`.
-    quantize_options
-        See `QuantizeOptions`.
-    """
+    """Return ``cnn`` in Loihi's integers, balanced for ``timesteps`` steps; arguments as in `balancing.balance`."""
     require_timesteps((timesteps,))
+    balancing, rounding, device = options.balance, options.quantize, options.device
     measure, trying = measure_of(cnn.task), trial_images(images, timesteps)
 
     def made(chosen: BalanceOptions) -> _Made:
         """Balance, correct, quantize and measure."""
-        with progress_bar(f"T = {timesteps}: balancing thresholds") as progress:
-            spiking = balance(cnn, images, timesteps, chosen, device=device, progress=progress)
-        with progress_bar(f"T = {timesteps}: quantizing") as progress:
-            quantized = quantize(spiking, images, quantize_options, device=device, progress=progress)
+        with progress_bar(f"T = {timesteps}: balancing thresholds"):
+            spiking = balance(cnn, images, timesteps, chosen, device=device)
+        with progress_bar(f"T = {timesteps}: quantizing"):
+            quantized = quantize(spiking, images, rounding, device=device)
         found = real_outputs(quantized, trying, device=device)
         return _Made(spiking, quantized, agreement_of(found, cnn_scores(cnn, trying), measure))
 
     trials: tuple[Trial, ...] = ()
     choice: tuple[str, ...] = ()
-    if balance_options.method == AUTO:
-        with progress_bar(f"T = {timesteps}: choosing the balancing method") as progress:
-            trials = choose_method(
-                cnn, images, timesteps, balance_options, quantize_options, device=device, progress=progress
-            )
-        (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balance_options, measure)
+    if balancing.method == AUTO:
+        with progress_bar(f"T = {timesteps}: choosing the balancing method"):
+            trials = choose_method(cnn, images, timesteps, balancing, rounding, device=device)
+        (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balancing, measure)
     else:
-        spiking, quantized, agreement = made(balance_options)
+        spiking, quantized, agreement = made(balancing)
     record = [asdict(trial) for trial in trials]
     spiking = replace(spiking, provenance=spiking.provenance.with_parts(choice=record))
     quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
     # With enough images, others than chose the scales. On a chip potentials wrap, which is worse, so there all count.
     counted = images if quantized.is_circuit else trying
-    with progress_bar(f"T = {timesteps}: counting clipped potentials") as progress:
-        report = report_quantization(quantized, spiking, counted, device=device, progress=progress)
+    with progress_bar(f"T = {timesteps}: counting clipped potentials"):
+        report = report_quantization(quantized, spiking, counted, device=device)
     compared = np.asarray(images[:COMPARED_IMAGES])
     share = measure.share(*(real_outputs(network, compared, device=device) for network in (quantized, spiking)))
     notes = (
         *choice,
-        *_agreement_notes(measure, agreement, balance_options),
-        *_readout_notes(quantized, report, quantize_options),
+        *_agreement_notes(measure, agreement, balancing),
+        *_readout_notes(quantized, report, rounding.weight_bits, may_split=not rounding.split_readout),
         *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
     return Conversion(spiking, quantized, report, trials, agreement, notes)
@@ -347,15 +334,15 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
 
 
 def _readout_notes(
-    quantized: QuantizedNetwork, report: QuantizationReport, options: QuantizeOptions
+    quantized: QuantizedNetwork, report: QuantizationReport, bits: int, *, may_split: bool
 ) -> tuple[str, ...]:
     """A hint where the range of the output potentials costs the last layer weight bits."""
     last = report.layers[-1]
     can_split = quantized.readout == "potential" and not quantized.is_circuit
-    if not can_split or last.weight_bits is None or last.weight_bits[-1] > options.weight_bits - _LOST_BITS:
+    if not can_split or last.weight_bits is None or last.weight_bits[-1] > bits - _LOST_BITS:
         return ()
-    kept = f"weights keep only {last.weight_bits[-1]} of {options.weight_bits} bits: the output potentials, with"
-    remedy = "Fewer `timesteps` leave more" + ("." if options.split_readout else ", or `split_readout`.")
+    kept = f"weights keep only {last.weight_bits[-1]} of {bits} bits: the output potentials, with"
+    remedy = "Fewer `timesteps` leave more" + (", or `split_readout`." if may_split else ".")
     return (f"{layer_words(last.name)}: {kept} their biases, take the range. {remedy}",)
 
 
@@ -390,11 +377,8 @@ def choose_copies(
     variant: Callable[[int], ReluNetwork],
     images: ImageArray,
     timesteps: int,
-    options: BalanceOptions = BalanceOptions(),
-    quantize_options: QuantizeOptions = QuantizeOptions(),
-    *,
+    options: ConversionOptions = ConversionOptions(),
     copies: Sequence[int] = COPIES,
-    device: str = "cpu",
 ) -> tuple[CopiesTrial, ...]:
     """Return the trials of several numbers of copies, with the chosen one first.
 
@@ -404,27 +388,25 @@ def choose_copies(
         Returns the CNN with the given number of relays per skip, like ``to_relu_network(model, skip_copies=r)``.
     images
         Calibration images; one part balances and quantizes, another tests, as in `choose_method`.
-    timesteps, options, quantize_options, device
+    timesteps, options
         As in `to_integers`; ``auto`` chooses once, with the first number of copies.
     copies
         The numbers of copies to try, the smallest first.
     """
-    first = variant(copies[0])
-    if options.method == AUTO:
-        with progress_bar(f"T = {timesteps}: choosing the balancing method") as progress:
-            best, *_ = choose_method(
-                first, images, timesteps, options, quantize_options, device=device, progress=progress
-            )
-        options = best.chosen(options)
+    first, chosen, device = variant(copies[0]), options.balance, options.device
+    if chosen.method == AUTO:
+        with progress_bar(f"T = {timesteps}: choosing the balancing method"):
+            best, *_ = choose_method(first, images, timesteps, chosen, options.quantize, device=device)
+        chosen = best.chosen(chosen)
     trying = trial_images(images, timesteps)
     balancing = balancing_images(images, trying)
     scores, measure = cnn_scores(first, trying), measure_of(first.task)
     tried: list[tuple[CopiesTrial, Array]] = []
     for count in copies:
         network = variant(count) if tried else first
-        with progress_bar(f"T = {timesteps}: {count} relays per skip") as progress:
-            spiking = balance(network, balancing, timesteps, options, device=device, progress=progress)
-            quantized = quantize(spiking, balancing, quantize_options, device=device)
+        with progress_bar(f"T = {timesteps}: {count} relays per skip"):
+            spiking = balance(network, balancing, timesteps, chosen, device=device)
+            quantized = quantize(spiking, balancing, options.quantize, device=device)
         found = real_outputs(quantized, trying, device=device)
         trial = CopiesTrial(
             **asdict(agreement_of(found, scores, measure)),
@@ -438,11 +420,11 @@ def choose_copies(
         tried.append((trial, merits))
         if trial.identity_bits <= _NEGLIGIBLE_BITS:
             break
-    chosen, reached = tried[0]
+    kept, reached = tried[0]
     for trial, merits in tried[1:]:
         if _gains(merits - reached):
-            chosen, reached = trial, merits
-    return chosen, *(trial for trial, _ in tried if trial is not chosen)
+            kept, reached = trial, merits
+    return kept, *(trial for trial, _ in tried if trial is not kept)
 
 
 def _identity_bits(network: ReluNetwork, quantized: QuantizedNetwork) -> float:

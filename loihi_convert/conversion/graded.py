@@ -20,7 +20,7 @@ from loihi_convert.conversion.graded_rounding import BATCH, Reach, Rounding, lar
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import RangeError, UnsupportedModelError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress
 from loihi_convert.ir.graded import OUT_OF_RANGE, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.synapse import PixelBias
@@ -80,7 +80,7 @@ class GradedConversion:
     notes: tuple[str, ...]
 
 
-def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progress) -> GradedConversion:
+def to_graded(cnn: ReluNetwork, images: Array) -> GradedConversion:
     """Return ``cnn`` as a network of graded spikes.
 
     Parameters
@@ -89,12 +89,10 @@ def to_graded(cnn: ReluNetwork, images: Array, *, progress: Progress = no_progre
         The CNN, a skip connection with one relay for each value.
     images
         Calibration images, uint8 ``(N, C, H, W)``.
-    progress
-        Counts the largest messages tried; twice if the first integers leave their range.
     """
     require_calibration(cnn, images)
     require_relu(cnn)
-    network, ran = _rounded(cnn, images, progress)
+    network, ran = _rounded(cnn, images)
     _require_weights(network.layers[-1], cnn)
     scores = cnn_scores(cnn, images[:_COMPARED]).reshape(len(ran.outputs), -1)
     found = network.real_outputs(ran.outputs)
@@ -120,7 +118,7 @@ class _Ran(NamedTuple):
     leaves_range: bool
 
 
-def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> tuple[GradedNetwork, _Ran]:
+def _rounded(cnn: ReluNetwork, images: Array) -> tuple[GradedNetwork, _Ran]:
     """The network and its run.
 
     Biases of classes that are all positive, or all negative, would be rounded to steps of their largest. As only their
@@ -131,18 +129,19 @@ def _rounded(cnn: ReluNetwork, images: Array, progress: Progress) -> tuple[Grade
     if middle:
         last = replace(last, synapse=last.synapse.with_added_bias(-offset))
         cnn = replace(cnn, layers=(*cnn.layers[:-1], last))
-    network, ran = _best(cnn, images, reaches_of(cnn, images[:MOST]), progress)
+    network, ran = _best(cnn, images, reaches_of(cnn, images[:MOST]))
     if ran.leaves_range:
-        network, ran = _best(cnn, images, reaches_of(cnn, images[:MOST], while_settling=True), progress)
+        network, ran = _best(cnn, images, reaches_of(cnn, images[:MOST], while_settling=True))
     if middle:
         network = replace(network, layers=(*network.layers[:-1], replace(network.layers[-1], offset=offset)))
     return network, ran
 
 
-def _best(cnn: ReluNetwork, images: Array, reaches: list[Reach], progress: Progress) -> tuple[GradedNetwork, _Ran]:
+def _best(cnn: ReluNetwork, images: Array, reaches: list[Reach]) -> tuple[GradedNetwork, _Ran]:
     """The network with the largest messages of the last hidden layer with which its outputs are nearest to the CNN's,
     and its run."""
     trial, errors = Rounding(cnn, images[:_TRIED], reaches), {}
+    progress = current_progress()
     for done, end in enumerate(_ENDS):
         _, errors[end] = trial.network(end)
         progress(done + 1, len(_ENDS))

@@ -6,6 +6,7 @@ A method is a function that gives a layer's thresholds, and its line in `METHODS
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -15,7 +16,7 @@ from loihi_convert.conversion.agreement import MOST, calibration_subset, fitted_
 from loihi_convert.conversion.options import AUTO, BalanceOptions, require_readout
 from loihi_convert.errors import UsageError, one_of
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import progress_part
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.simulation.image_shards import ImageArray
@@ -31,13 +32,12 @@ def balance_by_method(
     *,
     activations: Activations | None = None,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> SpikingNetwork:
     """Return ``network`` with integrate-and-fire neurons.
 
     Parameters
     ----------
-    network, images, timesteps, device, progress
+    network, images, timesteps, device
         As in `balancing.balance`.
     options
         A method other than ``auto``; ``bias_correction`` is ignored, see `balancing.correct_biases`.
@@ -53,7 +53,7 @@ def balance_by_method(
     used = _used_images(network, images, timesteps, options)
     if activations is None or len(activations.images) != len(used):
         activations = Activations(network, used)
-    layers = _Balancing(network, activations, timesteps, options, device, progress).layers()
+    layers = _Balancing(network, activations, timesteps, options, device).layers()
     last = network.layers[-1]
     readout = [SpikingLayer(last.name, last.synapse, None)] if options.output == "potential" else []
     provenance = {
@@ -117,17 +117,11 @@ class _Balancing:
     """Balancing of a network's layers with neurons; parameters as in `balance_by_method`."""
 
     def __init__(
-        self,
-        network: ReluNetwork,
-        activations: Activations,
-        timesteps: int,
-        options: BalanceOptions,
-        device: str,
-        progress: Progress,
+        self, network: ReluNetwork, activations: Activations, timesteps: int, options: BalanceOptions, device: str
     ) -> None:
         self.network, self.timesteps, self.options = network, timesteps, options
         self.fixed: list[SpikingLayer] = []
-        self._activations, self._progress = activations, progress
+        self._activations = activations
         self._method = METHODS[options.method]
         self._percentiles: list[Array] = []
         self._depth = len(network.layers) - (options.output == "potential")
@@ -168,7 +162,8 @@ class _Balancing:
 
     def by_currents(self) -> Balanced:
         """The largest currents."""
-        found = self._simulation.largest_currents(self.fixed, progress=self._report)
+        with self._pass():
+            found = self._simulation.largest_currents(self.fixed)
         self._done += 1
         if self._method.per_layer:
             own = found[~is_relay(self.layer.relay_of, len(found))]
@@ -193,7 +188,8 @@ class _Balancing:
         if ceiling is not None:
             candidates = np.minimum(candidates, ceiling)
         initial = candidates * (0.5 if self.options.first_potential == "half" else 0.0)
-        sums = self._simulation.rate_errors(self.fixed, candidates, initial, progress=self._report)
+        with self._pass():
+            sums = self._simulation.rate_errors(self.fixed, candidates, initial)
         self._done += 1
         errors, factors = sums.errors, np.ones_like(candidates)
         if self.options.neuron_reset == "hard":
@@ -218,16 +214,15 @@ class _Balancing:
         """The percentile of the CNN's activations of this layer that the method needs: float64 ``(C_out,)``."""
         if not self._percentiles:
             self._done = 0
-            self._percentiles = self._activations.percentile(
-                self.options.percent if self._method.percentile is None else self._method.percentile,
-                per_layer=self._method.per_layer,
-                progress=self._report,
-            )
+            percent = self.options.percent if self._method.percentile is None else self._method.percentile
+            with self._pass():
+                self._percentiles = self._activations.percentile(percent, per_layer=self._method.per_layer)
             self._done = 1
         return self._percentiles[len(self.fixed)]
 
-    def _report(self, done: int, total: int) -> None:
-        self._progress(self._done * total + done, (1 + self._depth) * total)
+    def _pass(self) -> AbstractContextManager[None]:
+        """The next pass over the images, of which the first is that of the CNN, if its activations are needed."""
+        return progress_part(self._done, 1 + self._depth)
 
 
 @dataclass(frozen=True)

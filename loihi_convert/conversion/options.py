@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Annotated, Final
 
 from pydantic import Field
@@ -273,13 +273,32 @@ class QuantizeOptions:
             raise UsageError(f"found {self.pixel_bits} for Poisson input", where="pixel_bits", expected=expected)
 
 
-def require_options(balancing: object, quantization: object) -> None:
-    """Raise a `UsageError` for a word, which the command line would take."""
-    if balancing is not None:
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How a CNN becomes integers, and where that is simulated.
+
+    Parameters
+    ----------
+    balance, quantize
+        How thresholds are balanced and numbers rounded.
+    skip_copies
+        Relays that carry each value of a skip connection, 1..8; None: as few of `flow.COPIES` as the agreement with the
+        CNN on calibration images allows, and no more than fit ``max_cores`` of ``quantize``.
+    device
+        ``"cpu"`` or another torch device.
+    """
+
+    balance: BalanceOptions = BalanceOptions()
+    quantize: QuantizeOptions = QuantizeOptions()
+    skip_copies: int | None = None
+    device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        # Not a word, which the command line would take.
         expected = "must be BalanceOptions, such as BalanceOptions(method='percentile')"
-        require_kind("balancing", balancing, BalanceOptions, expected)
-    expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
-    require_kind("quantization", quantization, QuantizeOptions, expected)
+        require_kind("balancing", self.balance, BalanceOptions, expected)
+        expected = "must be QuantizeOptions, such as QuantizeOptions(target='loihi2')"
+        require_kind("quantization", self.quantize, QuantizeOptions, expected)
 
 
 def require_readout(task: Task, readout: Readout) -> None:

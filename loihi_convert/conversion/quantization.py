@@ -61,7 +61,7 @@ from loihi_convert.conversion.scales import (
 from loihi_convert.errors import RangeError, require_kind
 from loihi_convert.ground.arrays import Array, by_channel
 from loihi_convert.ground.choices import MAX_TIMESTEPS
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import progress_part
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, relayed
 from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
 from loihi_convert.ir.synapse import without_input_factors
@@ -80,7 +80,6 @@ def quantize(
     options: QuantizeOptions = QuantizeOptions(),
     *,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> QuantizedNetwork:
     """Return ``network`` in Loihi's integers.
 
@@ -93,7 +92,7 @@ def quantize(
         the lowest potential of 10,000 images is far below that of 500, and wrapping is worse than clipping.
     options
         Bits, target and thresholds: see `QuantizeOptions`.
-    device, progress
+    device
         As in `balancing.balance`.
 
     Raises
@@ -117,18 +116,15 @@ def quantize(
     used = images if options.is_circuit else calibration_subset(images, network.timesteps)
     quantizing = _Quantizing(used, options, device)
     if network.task == "classification":
-        return quantizing(network, progress)
+        return quantizing(network)
     real = real_outputs(network, used, device=device)
     bias, middle = last.synapse.bias, (real.min(axis=0) + real.max(axis=0)) / 2
     tried, refused = [], []
     offsets = (np.zeros_like(middle) if bias is None else bias, middle)
     for index, offset in enumerate(offsets):
-
-        def report(done: int, total: int, before: int = index) -> None:
-            progress(before * total + done, len(offsets) * total)
-
         try:
-            tried.append(quantizing.with_offset(network, offset, real, report))
+            with progress_part(index, len(offsets)):
+                tried.append(quantizing.with_offset(network, offset, real))
         except RangeError as error:
             refused.append(error)
     if not tried:
@@ -144,12 +140,10 @@ class _Quantizing:
     options: QuantizeOptions
     device: str
 
-    def __call__(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
-        return (self._for_loihi2 if self.options.is_circuit else self._for_lava)(network, progress)
+    def __call__(self, network: SpikingNetwork) -> QuantizedNetwork:
+        return (self._for_loihi2 if self.options.is_circuit else self._for_lava)(network)
 
-    def with_offset(
-        self, network: SpikingNetwork, offset: Array, real: Array, progress: Progress
-    ) -> tuple[float, QuantizedNetwork]:
+    def with_offset(self, network: SpikingNetwork, offset: Array, real: Array) -> tuple[float, QuantizedNetwork]:
         """Return the network without the part ``offset`` of its outputs, which is added outside, after the share of the
         variance of ``real``, the outputs of the float SNN, that it explains."""
         last = network.layers[-1]
@@ -158,24 +152,22 @@ class _Quantizing:
         if synapse.bias is not None and not synapse.bias.any():
             synapse = replace(synapse, bias=None)
         shifted = replace(network, layers=(*network.layers[:-1], replace(last, synapse=synapse)))
-        quantized = self(shifted, progress)
+        quantized = self(shifted)
         found = real_outputs(quantized, self.images, device=self.device)
         error = (real - found).mean(axis=0)
         error = np.where(np.isfinite(error), error, 0.0)
         readout = replace(quantized.layers[-1], offset=error)
         return explained_share(found + error, real), replace(quantized, layers=(*quantized.layers[:-1], readout))
 
-    def _for_loihi2(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+    def _for_loihi2(self, network: SpikingNetwork) -> QuantizedNetwork:
         """Scales leave room for the currents and potentials of the float SNN."""
-        found = extremes(
-            network, self.images, network.timesteps, potentials=True, device=self.device, progress=progress
-        )
+        found = extremes(network, self.images, network.timesteps, potentials=True, device=self.device)
         rounding = _Rounding(network, found, self.options)
         quantized = rounding.rounded(_pixel_bits(rounding, self.images))
         _require_weights(quantized.layers[-1], rounding.readout(quantized), network.timesteps)
         return quantized
 
-    def _for_lava(self, network: SpikingNetwork, progress: Progress) -> QuantizedNetwork:
+    def _for_lava(self, network: SpikingNetwork) -> QuantizedNetwork:
         """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
         alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
         # Constant currents are those of the first step.
@@ -188,7 +180,7 @@ class _Quantizing:
             real = extremes(network, self.images, network.timesteps, device=self.device)
             limited = _Rounding(network, real, self.options)
         quantized = rounding.rounded(_pixel_bits(limited, self.images))
-        finest = extremes(quantized, self.images, network.timesteps, device=self.device, progress=progress)
+        finest = extremes(quantized, self.images, network.timesteps, device=self.device)
         scales = [layer.scale for layer in quantized.layers]
         received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
         found = Extremes((entering, *received), finest.outputs * scales[-1])

@@ -27,7 +27,7 @@ from loihi_convert.errors import DataError, InputError, RangeError, UsageError
 from loihi_convert.external.readers import CubaNetwork, CubaNeuron
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.normalization import Normalization
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.synapse import PixelBias
 from loihi_convert.simulation.graded import bias_of, weighted
@@ -42,7 +42,6 @@ def run_cuba(
     timesteps: int,
     *,
     normalization: Normalization | None = None,
-    progress: Progress = no_progress,
 ) -> RunResult:
     """Run uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each.
 
@@ -59,7 +58,7 @@ def run_cuba(
         raise UsageError(f"found {timesteps}", where="timesteps", expected="must be at least 1")
     require_images(network, images, normalization)
     require_result_size(network, len(images), timesteps)
-    started = time.perf_counter()
+    started, progress = time.perf_counter(), current_progress()
     result, fan_outs = RunResult.unfilled(network, len(images), timesteps), network.fan_outs
     images_at_once = max(1, _BLOCK // max(math.prod(shape) for shape in network.shapes))
     ready = time.perf_counter()

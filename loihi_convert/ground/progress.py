@@ -1,11 +1,15 @@
-"""Progress of long computations: one callable, and its display on stderr."""
+"""Progress of long computations: told to whoever shows it, a bar on stderr, without being handed down.
+
+A loop takes `current_progress` before it begins, and calls it. Who calls others that do so chooses what is heard of
+them: `progress_part`, or nothing, `quiet`.
+"""
 
 from __future__ import annotations
 
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from typing import Final
 
@@ -14,7 +18,7 @@ from loihi_convert.errors import escape_control
 Progress = Callable[[int, int], None]
 """Called as ``progress(done, total)`` with 0 <= done <= total, in any unit."""
 
-_IS_QUIET: Final = ContextVar("is_quiet", default=False)
+_CURRENT: Final = ContextVar[Progress | None]("progress", default=None)
 
 FIRST_SECONDS: Final = 5.0
 """Seconds until the first line where stderr is not a terminal."""
@@ -26,31 +30,49 @@ OTHER_COLUMNS: Final = 46
 """Columns that a bar, its counts and its clocks take beside the description."""
 
 
-def no_progress(done: int, total: int) -> None:
-    """Report nothing: the default of every long-running function."""
+def current_progress() -> Progress:
+    """Return what the progress of the computation at hand is to be told to; without a bar, nobody."""
+    return _CURRENT.get() or _nobody
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Show no `progress_bar` of what is computed here: that of the whole work shows it."""
-    before = _IS_QUIET.set(True)
+def progress_to(progress: Progress) -> Iterator[None]:
+    """What is computed here tells its progress to ``progress``; no bar shows it."""
+    before = _CURRENT.set(progress)
     try:
         yield
     finally:
-        _IS_QUIET.reset(before)
+        _CURRENT.reset(before)
+
+
+def quiet() -> AbstractContextManager[None]:
+    """What is computed here tells its progress to nobody: that of the whole work is shown."""
+    return progress_to(_nobody)
+
+
+def progress_part(index: int, count: int) -> AbstractContextManager[None]:
+    """What is computed here is part ``index`` of ``count`` parts of the same size."""
+    whole = current_progress()
+    return progress_to(lambda done, total: whole(index * total + done, count * total))
+
+
+def _nobody(done: int, total: int) -> None:
+    pass
 
 
 @contextmanager
-def progress_bar(description: str) -> Iterator[Progress]:
-    """Show a progress bar on stderr, and remove it at the end; without a terminal, see `progress_lines`.
+def progress_bar(description: str) -> Iterator[None]:
+    """Show the progress of what is computed here on stderr: a bar, removed at the end; without a terminal, see
+    `progress_lines`.
 
     Within another one it shows nothing.
     """
-    if _IS_QUIET.get():
-        yield no_progress
+    if _CURRENT.get() is not None:
+        with quiet():
+            yield
         return
-    with quiet(), _shown(description) as progress:
-        yield progress
+    with _shown(description) as progress, progress_to(progress):
+        yield
 
 
 @contextmanager

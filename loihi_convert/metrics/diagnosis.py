@@ -25,7 +25,7 @@ from loihi_convert.errors import InputError, UsageError
 from loihi_convert.ground.arrays import Array, signed_bits
 from loihi_convert.ground.choices import Readout, Reset
 from loihi_convert.ground.options import Record
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress, quiet
 from loihi_convert.ir.network import ReluNetwork, SpikingNetwork, classes_of, only_relays, own_channels
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.metrics.evaluation import same_class_notes
@@ -138,7 +138,6 @@ def compare_activations(
     networks: Sequence[Intermediate],
     network: QuantizedNetwork,
     images: Array,
-    progress: Progress,
 ) -> ComparedActivations:
     """Compare the activations of every network with the CNN's, in batches; the last network is the file."""
     depth = len(network.layers)
@@ -155,6 +154,7 @@ def compare_activations(
         ],
     )
     size = max(1, _BLOCK // sum(math.prod(shape) for shape in network.shapes))
+    progress = current_progress()
     for start in range(0, len(images), size):
         rows = slice(start, start + size)
         expected = chain(images[rows])
@@ -167,7 +167,8 @@ def compare_activations(
             if layer_range is not None:
                 layer_range.add(maps)
         for index, between in enumerate(networks):
-            found = between.activations(images[rows], start)
+            with quiet():
+                found = between.activations(images[rows], start)
             compared.classes[1 + index, rows] = _classes(found)
             for sums, maps, own, own_wanted in zip(compared.errors[index], found, owns, wanted, strict=True):
                 sums.add(maps[..., own], own_wanted)
@@ -321,7 +322,6 @@ def diagnose(
     timesteps: int,
     *,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> Diagnosis:
     """Return where correct classes are lost between ``cnn`` and ``network``; memory does not grow with the images.
 
@@ -340,7 +340,7 @@ def diagnose(
             found = "the file does not record the float thresholds from which its integers were rounded"
             raise InputError(found, where=layer.name, hint="Export it again.")
     networks = intermediate_networks(cnn, spiking, network, timesteps, device=device)
-    compared = compare_activations(ReluChain(cnn), networks, network, images, progress)
+    compared = compare_activations(ReluChain(cnn), networks, network, images)
     stages = stages_of([None, *(between.cause for between in networks)], compared.classes, compared.errors, labels)
     wanted = compared.classes[0] if labels is None else labels
     hits = compared.classes == wanted

@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from loihi_convert.backends.result import RunResult, are_saturated
-from loihi_convert.chip.energy import Energy, Estimate, RelayEvents, energy, estimate
+from loihi_convert.chip.energy import Energy, Estimate, NetworkSize, RelayEvents, energy, estimate
 from loihi_convert.data.dataset import Dataset
 from loihi_convert.errors import DataError
 from loihi_convert.external import AnyNetwork
@@ -343,18 +343,16 @@ def _energy(
     is_poisson, stored = getattr(network, "poisson_seed", None) is not None, network.stored
     # Pixels of Poisson input may have relays; their synapses count as reached by pixels.
     input_synapses = int(stored.layers[0].synapse.fan_out(network.input_shape).sum())
-    neuron_counts = [math.prod(shape) for shape in stored.shapes]
+    size = NetworkSize([math.prod(shape) for shape in stored.shapes], input_synapses, is_poisson)
     relay_neurons = sum(layer.relay_neuron_count for layer in layer_sizes(network))
 
     def at(point: Point) -> Estimate:
         events = None if circuit is None else circuit.events(point.timesteps)
         return estimate(
+            size,
             point.timesteps,
             point.spikes_per_image + (0 if events is None else events.spikes),
             point.synaptic_operations,
-            neuron_counts,
-            input_synapses,
-            is_poisson=is_poisson,
             relays=RelayEvents(relay_neurons, point.relay_spikes_per_image, point.relay_synaptic_operations),
             circuit=events,
         )

@@ -22,7 +22,7 @@ from loihi_convert import netx
 from loihi_convert.backends.reference import run_network
 from loihi_convert.batch.computation import Computation, R, opened_before, require_unchanged
 from loihi_convert.conversion.methods import balance_by_method
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
@@ -351,9 +351,7 @@ class Exporting(Computation[ExportedFile]):
                 path,
                 (self.timesteps,),
                 self.calibration.read().images,
-                balance_options=options,
-                quantize_options=QuantizeOptions(weight_bits=self.weight_bits),
-                device=device,
+                ConversionOptions(options, QuantizeOptions(weight_bits=self.weight_bits), device=device),
             )
             validated = None if self.validation is None else _correct(netx.read(path), self.validation, device)
             return ExportedFile(content=base64.b64encode(path.read_bytes()).decode(), validated=validated)

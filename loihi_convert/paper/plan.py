@@ -282,8 +282,8 @@ def reproduce(
             tell(f"{one}: {_found(one, outcome)}{f' ({state})' if state else ''}")
 
         name = str(plan.parts[0].exhibit) if len(plan.parts) == 1 else "reproduce"
-        with opened(len(left)) as workers, progress_bar(name) as progress:
-            plan.failed = compute_missing(plan.computations, plan.store, workers, told=told, progress=progress)
+        with opened(len(left)) as workers, progress_bar(name):
+            plan.failed = compute_missing(plan.computations, plan.store, workers, told=told)
     return [_written(plan, part, options.output, options.width) for part in plan.parts], len(plan.failed)
 
 

@@ -32,7 +32,7 @@ from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Target
 from loihi_convert.ground.files import is_nir, kind_of, require_no_pipe, require_there
 from loihi_convert.ground.normalization import Normalization
-from loihi_convert.ground.progress import Progress, progress_bar
+from loihi_convert.ground.progress import progress_bar
 from loihi_convert.ir.network import ReluNetwork
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -236,8 +236,8 @@ def check(
         # Do not simulate beyond the largest safe T of a file.
         if exported is None or steps is None or steps <= exported.max_timesteps:
             image_count = len(images)
-            with progress_bar(f"{loaded.path.name}: measuring channel activity") as progress:
-                found += _activity_findings(loaded, images, steps, target, device, progress)
+            with progress_bar(f"{loaded.path.name}: measuring channel activity"):
+                found += _activity_findings(loaded, images, steps, target, device)
             if exported is not None and steps is not None:
                 by_lava_dl = lava_dl(exported, images, steps, labels=labels, device=device)
     if exported is not None:
@@ -292,13 +292,13 @@ def _file_findings(loaded: LoadedFile, steps: int | None, target: Target) -> Ite
 
 
 def _activity_findings(
-    loaded: LoadedFile, images: Array, steps: int | None, target: Target, device: str, progress: Progress
+    loaded: LoadedFile, images: Array, steps: int | None, target: Target, device: str
 ) -> Iterator[Finding]:
     """Findings on channel activity on ``images``."""
     if loaded.cnn is not None:
         yield from findings(CNN_ACTIVITY_RULES, cnn_activity(loaded.cnn, images), target)
     elif loaded.exported is not None and steps is not None:
-        activity = network_activity(loaded.exported, images, steps, device=device, progress=progress)
+        activity = network_activity(loaded.exported, images, steps, device=device)
         yield from findings(NETWORK_ACTIVITY_RULES, [(None, activity)], target)
         yield from findings(ACTIVITY_RULES, activity.layers, target)
 

@@ -15,7 +15,7 @@ from loihi_convert.chip.partition import span
 from loihi_convert.chip.resources import Chips, network_resources
 from loihi_convert.conversion.agreement import count_notes, require_calibration
 from loihi_convert.conversion.flow import COPIES, Conversion, CopiesTrial, choose_copies, to_integers
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_readout
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions, require_readout
 from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, UsageError, first_line
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Readout
@@ -139,11 +139,7 @@ def converted(
     source: Source,
     images: ImageArray,
     timesteps: int,
-    balance_options: BalanceOptions,
-    quantize_options: QuantizeOptions,
-    *,
-    skip_copies: int | None = None,
-    device: str = "cpu",
+    options: ConversionOptions = ConversionOptions(),
 ) -> Conversion:
     """Return ``source`` in Loihi's integers, with the CNN recorded in its provenance.
 
@@ -151,31 +147,24 @@ def converted(
     ----------
     source
         The CNN.
-    images, timesteps, balance_options, quantize_options, device
+    images, timesteps
         As in `to_integers`.
-    skip_copies
-        Relays that carry each value of a skip connection, 1..8; ``None``: as few of `COPIES` as the agreement with the
-        CNN on calibration images allows, and no more than fit ``max_cores`` of ``quantize_options``.
     """
-    require_convertible(source, images, balance_options, quantize_options, skip_copies)
-    balance_options, trained_notes = _as_trained(source, stored_neurons(source, balance_options))
-    balance_options, notes = correction_that_fits(source, quantize_options, skip_copies, balance_options)
+    require_convertible(source, images, options)
+    balancing, trained_notes = _as_trained(source, stored_neurons(source, options.balance))
+    options, notes = correction_that_fits(source, replace(options, balance=balancing))
+    skip_copies = options.skip_copies
     if skip_copies is None and any(relay_count(layer.relay_of) for layer in source.network.layers):
+        fitting = copies_that_fit(source, options.quantize, may_correct=options.balance.may_correct)
         trials = choose_copies(
-            lambda copies: source.with_skip_copies(copies).network,
-            images,
-            timesteps,
-            balance_options,
-            quantize_options,
-            copies=copies_that_fit(source, quantize_options, may_correct=balance_options.may_correct),
-            device=device,
+            lambda copies: source.with_skip_copies(copies).network, images, timesteps, options, fitting
         )
         skip_copies, notes = trials[0].copies, (*notes, *_copies_notes(trials))
     chosen = source.with_skip_copies(skip_copies or 1)
-    done = to_integers(chosen.network, images, timesteps, balance_options, quantize_options, device=device)
+    done = to_integers(chosen.network, images, timesteps, options)
     provenance = done.quantized.provenance.with_parts(model=dict(chosen.provenance))
     # The readout may be split: the network is what will be written.
-    cores = core_notes(done.quantized, quantize_options)
+    cores = core_notes(done.quantized, options.quantize)
     return replace(
         done,
         quantized=replace(done.quantized, provenance=provenance),
@@ -190,22 +179,16 @@ def converted(
     )
 
 
-def require_convertible(
-    source: Source,
-    images: ImageArray,
-    balance_options: BalanceOptions,
-    quantize_options: QuantizeOptions,
-    skip_copies: int | None,
-) -> None:
+def require_convertible(source: Source, images: ImageArray, options: ConversionOptions) -> None:
     """Raise the errors of `converted` that need no balancing; called before the CNN's own accuracy is measured.
 
     A misread network would not have that accuracy.
     """
-    options = stored_neurons(source, balance_options)
-    require_readout(source.network.task, options.output)
-    quantize_options.require_neurons(options.neuron_reset, options.input_seed, options.output)
-    require_skip_copies(skip_copies)
-    require_cores(source, quantize_options, skip_copies, options)
+    balancing = stored_neurons(source, options.balance)
+    require_readout(source.network.task, balancing.output)
+    options.quantize.require_neurons(balancing.neuron_reset, balancing.input_seed, balancing.output)
+    require_skip_copies(options.skip_copies)
+    require_cores(source, options)
     require_calibration(source.network, images)
     require_same_outputs(source, np.asarray(images[:COMPARED]))
 
@@ -315,31 +298,29 @@ def _copies_notes(trials: tuple[CopiesTrial, ...]) -> tuple[str, ...]:
 _NAMED_LAYERS: Final = 3
 
 
-def require_cores(
-    source: Source, options: QuantizeOptions, skip_copies: int | None, balance_options: BalanceOptions
-) -> None:
+def require_cores(source: Source, options: ConversionOptions) -> None:
     """Raise the `InputError` of `converted` about ``max_cores``; called before any work.
 
     For the fewest relays, if their number is chosen by trials, and without bias correction, if trials choose it.
     """
-    if options.max_cores is not None:
-        core_notes(_network(source, skip_copies or 1, has_correction=bool(balance_options.bias_correction)), options)
+    if options.quantize.max_cores is not None:
+        has_correction = bool(options.balance.bias_correction)
+        core_notes(_network(source, options.skip_copies or 1, has_correction=has_correction), options.quantize)
 
 
-def correction_that_fits(
-    source: Source, options: QuantizeOptions, skip_copies: int | None, balance_options: BalanceOptions
-) -> tuple[BalanceOptions, tuple[str, ...]]:
-    """Return ``balance_options``, without the choice of a bias correction that exceeds ``max_cores``, and a note."""
-    if options.max_cores is None or balance_options.bias_correction or not balance_options.may_correct:
-        return balance_options, ()
-    cores = _resources(_network(source, skip_copies or 1, has_correction=True), options).cores
-    if cores[0] <= options.max_cores:
-        return balance_options, ()
+def correction_that_fits(source: Source, options: ConversionOptions) -> tuple[ConversionOptions, tuple[str, ...]]:
+    """Return ``options``, without the choice of a bias correction that exceeds ``max_cores``, and a note."""
+    most, balancing = options.quantize.max_cores, options.balance
+    if most is None or balancing.bias_correction or not balancing.may_correct:
+        return options, ()
+    cores = _resources(_network(source, options.skip_copies or 1, has_correction=True), options.quantize).cores
+    if cores[0] <= most:
+        return options, ()
     note = (
         f"without bias correction: with more biases the network would need {span(cores)} neurocores, and the limit is "
-        f"{options.max_cores:,}"
+        f"{most:,}"
     )
-    return replace(balance_options, bias_correction=False), (note,)
+    return replace(options, balance=replace(balancing, bias_correction=False)), (note,)
 
 
 def copies_that_fit(source: Source, options: QuantizeOptions, *, may_correct: bool) -> tuple[int, ...]:

@@ -102,7 +102,7 @@ def diagnose(
     own = own_accuracy(source, images, "images", data=data)
     warned = (own.warning,) if own is not None and own.warning else ()
     described = "from the CNN to the integers" if path is None else f"{path.name}: from the CNN to the file"
-    with progress_bar(described) as progress:
+    with progress_bar(described):
         found = diagnose_network(
             source.network,
             float_network(network, source.network),
@@ -111,7 +111,6 @@ def diagnose(
             images.labels,
             timesteps,
             device=device,
-            progress=progress,
         )
     notes = image_notes(network, fingerprint or images.fingerprint)
     is_other = bool(doubt) and is_made_from(network, source) is False

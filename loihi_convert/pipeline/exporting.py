@@ -19,7 +19,7 @@ from loihi_convert.checks.lava_dl import LavaDl, lava_dl, lava_dl_notes
 from loihi_convert.conversion.agreement import MOST, Agreement, count_notes, require_calibration
 from loihi_convert.conversion.flow import QuantizationReport
 from loihi_convert.conversion.graded import GradedLayerReport, require_relu, to_graded
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions, require_timesteps
+from loihi_convert.conversion.options import ConversionOptions, require_timesteps
 from loihi_convert.conversion.scales import HEADROOM
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, VerificationError
 from loihi_convert.ground.arrays import Array
@@ -33,7 +33,7 @@ from loihi_convert.nir import writer as nir
 from loihi_convert.pipeline.converting import COMPARED, converted, require_same_outputs
 from loihi_convert.pipeline.options import WriteOptions
 from loihi_convert.reading.source import Source, open_source
-from loihi_convert.simulation.image_shards import DividedImages, Workers
+from loihi_convert.simulation.image_shards import DividedImages, ImageArray
 
 VERIFIED_IMAGES: Final = 32
 """Number of calibration images on which an exported file is compared, layer by layer, with the network in memory."""
@@ -241,13 +241,8 @@ def export(
     model: str | Path | Source,
     output: str | Path | None,
     timesteps: Sequence[int],
-    calibration: Array,
-    *,
-    balance_options: BalanceOptions = BalanceOptions(),
-    quantize_options: QuantizeOptions = QuantizeOptions(),
-    skip_copies: int | None = None,
-    device: str = "cpu",
-    workers: Workers | None = None,
+    calibration: ImageArray,
+    options: ConversionOptions = ConversionOptions(),
     writing: WriteOptions = WriteOptions(),
 ) -> tuple[ExportResult, ...]:
     """Write one file per T for the CNN ``model``; each is balanced, quantized and verified separately.
@@ -262,18 +257,9 @@ def export(
     timesteps
         The latencies T to balance for.
     calibration
-        Training images, uint8 ``(N, C, H, W)``.
-    balance_options, quantize_options
-        See `BalanceOptions` and `QuantizeOptions`.
-    skip_copies
-        See `converting.converted`.
-    device
-        Where to simulate: ``"cpu"`` or another torch device.
-    workers
-        Processes that share the calibration images; the files are the same, bit for bit. None: this process simulates
-        them all.
-    writing
-        See `WriteOptions`.
+        Training images, uint8 ``(N, C, H, W)``. The files are the same, bit for bit, if workers share them.
+    options, writing
+        See `ConversionOptions` and `WriteOptions`.
     """
     require_timesteps(timesteps)
     model = Path(model) if isinstance(model, str) else model
@@ -289,14 +275,12 @@ def export(
     source = model if isinstance(model, Source) else open_source(model)
     some = np.asarray(calibration[:LAVA_DL_IMAGES])
     # Each pass over the images would read stored ones again.
-    images = np.asarray(calibration) if workers is None else DividedImages(calibration, workers, device)
+    images = calibration if isinstance(calibration, DividedImages) else np.asarray(calibration)
     exported = []
     for path, steps in zip(paths, timesteps, strict=True):
-        made = converted(
-            source, images, steps, balance_options, quantize_options, skip_copies=skip_copies, device=device
-        )
+        made = converted(source, images, steps, options)
         network = made.quantized
-        written = FORMATS[writing.file_format].write(network, path, Job(made.report, some, writing, device))
+        written = FORMATS[writing.file_format].write(network, path, Job(made.report, some, writing, options.device))
         exported.append(
             ExportResult(
                 **vars(written) | {"notes": (*source.notes, *made.notes, *written.notes)},
@@ -347,8 +331,8 @@ def export_graded(
     calibration = np.asarray(calibration[:MOST])
     require_calibration(source.network, calibration)
     require_same_outputs(source, calibration[:COMPARED])
-    with progress_bar(f"{output.name}: rounding") as progress:
-        made = to_graded(source.network, calibration, progress=progress)
+    with progress_bar(f"{output.name}: rounding"):
+        made = to_graded(source.network, calibration)
     record = {"headroom": HEADROOM, "calibration_images": len(calibration)}
     provenance = made.network.provenance.with_parts(model=dict(source.provenance), graded=record)
     network = replace(made.network, provenance=provenance)

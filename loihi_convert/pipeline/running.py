@@ -101,6 +101,20 @@ class FileWork:
         """Return the name of a progress bar."""
         return f"{self.opened.path.name}: {what}"
 
+    def run_on(
+        self, backend: Backend, network: QuantizedNetwork | GradedNetwork, shard: Shard, what: str, *, trace: bool
+    ) -> RunResult:
+        """Run ``shard`` on ``backend``; ``what`` describes that."""
+        with progress_bar(self.describes(what)):
+            return backend.run(
+                network,
+                shard.images,
+                self.steps,
+                trace=trace,
+                first_image=shard.first,
+                is_stream=self.options.stream,
+            )
+
 
 def _file_work(
     opened: OpenedFile, backend: BackendName, backend_options: BackendOptions, options: RunOptions
@@ -131,25 +145,14 @@ def run_shard(work: FileWork, shard: Shard) -> ImagesRun:
         result = run_reference(work, shard, "running on ref", trace=trace)
     else:
         assert not isinstance(opened.network, CubaNetwork)
-        with progress_bar(work.describes(f"running on {backend.name}")) as progress:
-            result = backend.run(
-                opened.network,
-                images,
-                work.steps,
-                trace=trace,
-                first_image=shard.first,
-                is_stream=options.stream,
-                progress=progress,
-            )
+        result = work.run_on(backend, opened.network, shard, f"running on {backend.name}", trace=trace)
         reference = run_reference(work, shard, "comparing with ref", trace=trace)
         result = as_reference(result, reference, backend.name, opened.path, first_image=shard.first)
     cnn_outputs = None if opened.cnn is None else cnn_scores(opened.cnn, images).reshape(len(images), -1)
     float_outputs = None
     if opened.spiking is not None and options.float_snn:
-        with progress_bar(work.describes("running the float SNN")) as progress:
-            float_outputs = outputs(
-                opened.spiking, images, work.steps, device=options.device, first_image=shard.first, progress=progress
-            )
+        with progress_bar(work.describes("running the float SNN")):
+            float_outputs = outputs(opened.spiking, images, work.steps, device=options.device, first_image=shard.first)
     place = f"{platform.node()} {os.getpid()} {threading.get_ident()}"
     equal = 0 if reference is None else len(images)
     return ImagesRun(result, equal, cnn_outputs, float_outputs, backend.versions, place)
@@ -157,22 +160,14 @@ def run_shard(work: FileWork, shard: Shard) -> ImagesRun:
 
 def run_reference(work: FileWork, shard: Shard, what: str, *, trace: bool = False) -> RunResult:
     """Run ``shard`` on `ref` with the neurons of the backend; ``what`` describes that."""
-    network, options, images = work.opened.network, work.options, np.asarray(shard.images)
-    normalization = work.opened.normalization
-    with progress_bar(work.describes(what)) as progress:
-        if isinstance(network, CubaNetwork):
-            return run_cuba(network, images, work.steps, normalization=normalization, progress=progress)
-        if isinstance(network, GradedNetwork) and normalization is not None:
-            images = pixel_inputs(network, images, normalization)
-        return ReferenceBackend(replace(work.backend.options, device=options.device)).run(
-            network,
-            images,
-            work.steps,
-            trace=trace,
-            first_image=shard.first,
-            is_stream=options.stream,
-            progress=progress,
-        )
+    network, images, normalization = work.opened.network, np.asarray(shard.images), work.opened.normalization
+    if isinstance(network, CubaNetwork):
+        with progress_bar(work.describes(what)):
+            return run_cuba(network, images, work.steps, normalization=normalization)
+    if isinstance(network, GradedNetwork) and normalization is not None:
+        images = pixel_inputs(network, images, normalization)
+    ref = ReferenceBackend(replace(work.backend.options, device=work.options.device))
+    return work.run_on(ref, network, replace(shard, images=images), what, trace=trace)
 
 
 def reference_outputs(work: FileWork, shard: Shard) -> Array:
@@ -376,8 +371,8 @@ def _mapped(
     function: Callable[[FileWork, Shard], _Result], work: FileWork, images: Array, workers: Workers, what: str
 ) -> list[_Result]:
     """Return what ``function`` gives for each shard of ``images``, in order."""
-    with progress_bar(work.describes(what)) as progress:
-        return DividedImages(images, workers, work.options.device).map(function, work, progress=progress)
+    with progress_bar(work.describes(what)):
+        return DividedImages(images, workers, work.options.device).map(function, work)
 
 
 def run_into_folder(
@@ -430,7 +425,12 @@ def run_into_folder(
             )
         done = RunFolder(folder, (), runs)
         try:
-            written = _written(done, files, splits, images, backend, options, command_line)
+            written = write_run(
+                folder,
+                [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in runs],
+                ImageFacts(images.labels, images.targets, images.paths, splits.classes or None),
+                _manifest(runs, files, splits, backend, options, command_line),
+            )
         except Exception:
             if unwritten is not None:
                 unwritten(done)
@@ -444,18 +444,17 @@ def _noted(ran: FileRun, splits: DataSplits) -> FileRun:
     return replace(ran, evaluation=ran.evaluation.model_copy(update={"notes": notes}))
 
 
-def _written(
-    done: RunFolder,
+def _manifest(
+    runs: Sequence[FileRun],
     opened: Sequence[OpenedFile],
     splits: DataSplits,
-    images: Dataset,
     backend: Backend,
     options: RunOptions,
     command_line: Sequence[str],
-) -> tuple[Path, ...]:
-    """Write the results of ``done``, with all that is known of their origin, into its folder; return the files."""
-    classes, seeds = splits.classes or None, {getattr(file.network, "poisson_seed", None) for file in opened}
-    manifest = new_manifest(
+) -> dict[str, Any]:
+    """All that is known of the origin of a run's results."""
+    seeds = {getattr(file.network, "poisson_seed", None) for file in opened}
+    found = new_manifest(
         network=opened[0].path.stem,
         data=splits.name,
         data_fingerprint=splits.fingerprint,
@@ -464,17 +463,8 @@ def _written(
         command_line=command_line,
         seed=seeds.pop() if len(seeds) == 1 else None,
     )
-    return write_run(
-        done.folder,
-        [FileResults(ran.path.stem, ran.evaluation, ran.result, ran.network) for ran in done.runs],
-        ImageFacts(images.labels, images.targets, images.paths, classes),
-        {**manifest, "classes": classes, **_made_by(done.runs, backend, options)},
-    )
-
-
-def _made_by(runs: Sequence[FileRun], backend: Backend, options: RunOptions) -> dict[str, Any]:
-    """The manifest's entries on the backend and on each file."""
-    found: dict[str, Any] = {
+    found |= {
+        "classes": splits.classes or None,
         "backend_versions": {name: version for ran in runs for name, version in ran.backend_versions.items()},
         "lava_layout": backend.layout,
         "neuron": backend.options.neuron,

@@ -252,6 +252,13 @@ def _cast(a: Attributes, x: Tensor) -> Tensor:
     return x.to(torch.float32 if a["to"] in FLOATS else torch.bool if a["to"] == _BOOL else torch.int64)
 
 
+def _dequantize(a: Attributes, x: Tensor, scale: Tensor, zero: Tensor | None = None) -> Tensor:
+    if scale.ndim > 1:
+        refuse("has scales of blocks", supported="one for each channel, or for all")
+    axis = a.get("axis", 1) % x.ndim
+    return ((x.movedim(axis, -1) - (0 if zero is None else zero)) * scale).movedim(-1, axis)
+
+
 def _div(a: Attributes, x: Tensor, y: Tensor) -> Tensor:
     is_whole = not (x.is_floating_point() or y.is_floating_point())
     return torch.div(x, y, rounding_mode="trunc" if is_whole else None)
@@ -292,6 +299,7 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "Sub": _of_each(torch.sub),
     "Mul": _of_each(torch.mul),
     "Div": _div,
+    "DequantizeLinear": _dequantize,
     "Mod": _of_each(torch.remainder),
     "Sum": _of_all(torch.add),
     "Mean": lambda _, *x: functools.reduce(torch.add, x) / len(x),

@@ -27,6 +27,7 @@ from loihi_convert.cnn.design import (
     scores_of,
 )
 from loihi_convert.cnn.qcfs import SpikingCnn, SpikingQcfs
+from loihi_convert.cnn.recipe import TrainOptions
 from loihi_convert.cnn.with_qcfs import WithQcfs
 from loihi_convert.data import DataSplits
 from loihi_convert.errors import CheckpointError, LoihiConvertError, UsageError, first_few, first_line
@@ -51,9 +52,8 @@ def own_design(
     weights: Path | None,
     splits: DataSplits,
     *,
+    options: TrainOptions = TrainOptions(),
     normalization: Normalization | None = None,
-    qcfs_levels: int | None = None,
-    timesteps: int | None = None,
 ) -> Design:
     """Return the CNN that the code ``arch`` builds as a design to train; its parts are read before the training.
 
@@ -66,10 +66,10 @@ def own_design(
         those that the code gives it.
     splits
         The images to train on.
+    options
+        Of the training; ``qcfs_levels`` and ``timesteps`` are used.
     normalization
         What it takes; by default that in the checkpoint, or pixel / 255.
-    qcfs_levels, timesteps
-        As in `recipe.TrainOptions`.
     """
     made, trained = _made(arch, weights)
     start: dict[str, JsonValue] | None = None
@@ -80,15 +80,7 @@ def own_design(
         start = record_of(trained)
     elif weights is not None:
         start = {"file": weights.name, "sha256": checkpoint.digest(made().state_dict())}
-    return design_of(
-        made,
-        arch,
-        splits,
-        normalization=normalization,
-        qcfs_levels=qcfs_levels,
-        timesteps=timesteps,
-        start=start,
-    )
+    return design_of(made, arch, splits, options=options, normalization=normalization, start=start)
 
 
 def _made(arch: str, weights: Path | None) -> tuple[Callable[[], nn.Module], Checkpoint | None]:
@@ -178,16 +170,15 @@ def design_of(
     name: str,
     splits: DataSplits,
     *,
+    options: TrainOptions = TrainOptions(),
     normalization: Normalization | None = None,
-    qcfs_levels: int | None = None,
-    timesteps: int | None = None,
     start: dict[str, JsonValue] | None = None,
 ) -> Design:
     """Return a design of the CNN that ``made`` returns, with the weights to begin with; the rest is as in `own_design`.
 
     If it is a `WithQcfs`, it keeps its levels.
     """
-    cnn = made().float()
+    cnn, qcfs_levels = made().float(), options.qcfs_levels
     cnn.eval()
     if isinstance(cnn, WithQcfs):
         if qcfs_levels not in (None, cnn.levels):
@@ -199,7 +190,7 @@ def design_of(
         normalization = normalization.per_channel(splits.input_shape[0])
     image_shape = shape_taken(cnn, splits.input_shape)
     network = lowered(cnn, splits.input_shape, normalization).network
-    if timesteps is not None:
+    if options.timesteps is not None:
         _require_spiking(cnn, splits)
         two = pixels(splits.train.images[:2])
         _require_results_used(cnn, inputs_of(two, normalization, image_shape))

@@ -260,28 +260,18 @@ class Manifest(BaseModel):
 
 
 def new_manifest(
-    *,
-    network: str,
-    data: str,
-    data_fingerprint: str,
-    backend: str,
-    files: Sequence[ReadFile],
-    command_line: Sequence[str],
-    seed: int | None,
+    *, files: Sequence[ReadFile], command_line: Sequence[str], **others: str | int | None
 ) -> dict[str, Any]:
     """Return the information needed to repeat a run, as plain JSON values.
 
     Only the names of paths are kept, so that a shared run folder does not reveal the machine it comes from. ``files``
-    are as they were when they were read; ``command_line`` is ``sys.argv``.
+    are as they were when they were read; ``command_line`` is ``sys.argv``; ``others`` are the network, the data, the
+    backend and the seed.
     """
     return {
-        "network": network,
-        "data": data,
-        "data_fingerprint": data_fingerprint,
-        "backend": backend,
+        **others,
         "files": [file.model_dump() for file in files],
         "command_line": _without_folders(command_line),
-        "seed": seed,
         "utc_time": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
         "packages": {name: installed_version(name) for name in VERSIONED_PACKAGES},

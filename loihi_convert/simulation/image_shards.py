@@ -22,7 +22,7 @@ from numpy.typing import DTypeLike
 
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.devices import on_usable_cores
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress
 
 SHARDS_PER_WORKER: Final = 4
 """Shards for each worker: a slow one gets fewer than a fast one."""
@@ -144,10 +144,9 @@ class DividedImages:
         shared: _Shared,
         *,
         place: Callable[[Shard], Hashable] | None = None,
-        progress: Progress = no_progress,
     ) -> list[_Result]:
-        """Return ``function(shared, shard)`` for each shard, in order; ``progress`` counts images."""
-        done = 0
+        """Return ``function(shared, shard)`` for each shard, in order."""
+        progress, done = current_progress(), 0
 
         def count(shard: Shard) -> None:
             nonlocal done
@@ -156,9 +155,9 @@ class DividedImages:
 
         return self.workers.map(function, shared, self.shards, place=place, done=count)
 
-    def parts(self, function: Callable[..., _Result], progress: Progress = no_progress, **own: object) -> list[_Result]:
+    def parts(self, function: Callable[..., _Result], **own: object) -> list[_Result]:
         """Return ``function(images=shard, **own)`` for each shard, in order; ``function`` is one of a module."""
-        return self.map(_of_part, (function, own), progress=progress)
+        return self.map(_of_part, (function, own))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -249,15 +248,13 @@ def _cores(device: str) -> int:
     return ONE_THREAD.cores if device == "cpu" else 1
 
 
-def on_cores(
-    device: str, work: Callable[[slice], None], count: int, at_once: int, *, progress: Progress = no_progress
-) -> None:
+def on_cores(device: str, work: Callable[[slice], None], count: int, at_once: int) -> None:
     """Call ``work`` with each block of ``at_once`` of ``count`` images, the last one shorter, in any order.
 
     It is called on as many threads as torch uses, whose own threading is off meanwhile. On a GPU, one thread does all
     work.
     """
-    cores = _cores(device)
+    cores, progress = _cores(device), current_progress()
     is_stopped, lock, done = threading.Event(), threading.Lock(), 0
 
     @torch.inference_mode()

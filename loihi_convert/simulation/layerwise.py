@@ -28,7 +28,7 @@ from torch import Tensor
 
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import Reset
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import quiet
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork
 from loihi_convert.simulation.currents import Inputs, pooled_maps, sum_pool, summed_currents
 from loihi_convert.simulation.image_shards import (
@@ -104,9 +104,9 @@ class GrowingSimulation:
         self._part: LayerwisePart | None = None
         self._activation_sums: list[Array] = []
 
-    def largest_currents(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
+    def largest_currents(self, fixed: Sequence[SpikingLayer]) -> Array:
         """Return the largest current of each channel of the layer after ``fixed``: float64 ``(C_out,)``."""
-        return np.asarray(np.maximum.reduce(self._of_parts(progress, LayerwisePart.largest_currents, fixed)))
+        return np.asarray(np.maximum.reduce(self._of_parts(LayerwisePart.largest_currents, fixed)))
 
     def rate_errors(
         self,
@@ -115,15 +115,14 @@ class GrowingSimulation:
         initial_potentials: Array,
         *,
         correction: Array | None = None,
-        progress: Progress = no_progress,
     ) -> RateErrors:
         """Return `layers.rate_errors` of the layer after ``fixed``, ``correction``, ``(C_out,)``, added to its bias,
         against the CNN's activations."""
         assert self.whole, "a rate needs all steps"
-        parts = self._of_parts(progress, LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
+        parts = self._of_parts(LayerwisePart.rate_errors, fixed, thresholds, initial_potentials, correction)
         return total(itertools.chain.from_iterable(parts))
 
-    def mean_excess(self, fixed: Sequence[SpikingLayer], *, progress: Progress = no_progress) -> Array:
+    def mean_excess(self, fixed: Sequence[SpikingLayer]) -> Array:
         """Return the mean excess of the current of the layer after ``fixed`` over the CNN's: float64 ``(C_out,)``.
 
         The mean is over images, positions and steps; ``fixed`` has at least one layer. Currents are linear in the
@@ -131,9 +130,10 @@ class GrowingSimulation:
         """
         image_count = self.used(len(fixed), 0, len(self.images))
         # Sums of whole numbers, exact in any order.
-        spikes = total(self._of_parts(progress, LayerwisePart.summed_spikes, fixed))
+        spikes = total(self._of_parts(LayerwisePart.summed_spikes, fixed))
         if not self._activation_sums:
-            parts = self._of_parts(no_progress, LayerwisePart.summed_activations)
+            with quiet():
+                parts = self._of_parts(LayerwisePart.summed_activations)
             self._activation_sums = [total(itertools.chain.from_iterable(sums)) for sums in zip(*parts, strict=True)]
         last = self.specs(fixed)[-1]
         own = self.network.layers[len(fixed)].synapse
@@ -160,14 +160,14 @@ class GrowingSimulation:
         """Return where a worker keeps the part of ``shard``."""
         return self.name, shard.first
 
-    def _of_parts(self, progress: Progress, method: Callable[..., _Found], *arguments: object) -> list[_Found]:
+    def _of_parts(self, method: Callable[..., _Found], *arguments: object) -> list[_Found]:
         """What ``method`` of `LayerwisePart` gives for each part of the images, in order."""
         plan = replace(self, images=np.empty(0))
         if isinstance(self.images, DividedImages):
-            return self.images.map(_called, (plan, method, arguments), place=self.place, progress=progress)
+            return self.images.map(_called, (plan, method, arguments), place=self.place)
         if self._part is None:
             self._part = LayerwisePart(plan, Shard(0, np.asarray(self.images)))
-        return [method(self._part, progress, *arguments)]
+        return [method(self._part, *arguments)]
 
 
 def _called(
@@ -184,7 +184,7 @@ def _called(
         _KEPT[place] = part
         while len(_KEPT) > _MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)))
-    return method(part, no_progress, *arguments)
+    return method(part, *arguments)
 
 
 # In a worker: parts by their place, the one used last at the end. Any may be lost: it is then simulated again.
@@ -209,7 +209,7 @@ class LayerwisePart:
         self._currents = BlockStore[Tensor](plan.memory // 4 if plan.device == "cpu" else 0)
         self._activations = BlockStore[Array](plan.memory // 4)
 
-    def largest_currents(self, progress: Progress, fixed: Sequence[SpikingLayer]) -> Array:
+    def largest_currents(self, fixed: Sequence[SpikingLayer]) -> Array:
         """See `GrowingSimulation.largest_currents`."""
         specs = self._plan.specs(fixed)
         layers, last = layers_on(self._plan.device, specs), specs[-1]
@@ -220,12 +220,11 @@ class LayerwisePart:
             with self._lock:
                 np.maximum(largest, highest, out=largest)
 
-        self._pass(layers, take, progress)
+        self._pass(layers, take)
         return np.asarray((largest + last.neurons.bias).reshape(-1, last.synapse.channels).max(axis=0), np.float64)
 
     def rate_errors(
         self,
-        progress: Progress,
         fixed: Sequence[SpikingLayer],
         thresholds: Array,
         initial_potentials: Array,
@@ -248,10 +247,10 @@ class LayerwisePart:
         # Compile here, in one thread, as in `Neurons`.
         no_currents = np.empty((0, 1, specs[-1].size), np.float32)
         rate_errors(specs[-1], no_currents, no_currents[:, 0], thresholds, initial_potentials, timesteps)
-        self._pass(layers, take, progress, self._used(len(fixed)))
+        self._pass(layers, take, self._used(len(fixed)))
         return sums.groups
 
-    def summed_spikes(self, progress: Progress, fixed: Sequence[SpikingLayer]) -> Array:
+    def summed_spikes(self, fixed: Sequence[SpikingLayer]) -> Array:
         """The inputs of the layer after ``fixed``, summed over images and steps: float64 ``(H', W', C)``, exact.
 
         The images are the ``most_images`` of the layer, as in `summed_activations`.
@@ -265,10 +264,10 @@ class LayerwisePart:
             with self._lock:
                 np.add(found, counted, out=found)
 
-        self._pass(layers_on(self._plan.device, specs), take, progress, self._used(len(fixed)))
+        self._pass(layers_on(self._plan.device, specs), take, self._used(len(fixed)))
         return found
 
-    def summed_activations(self, progress: Progress) -> list[list[Array]]:
+    def summed_activations(self) -> list[list[Array]]:
         """Each layer's activations, but the last's, as inputs of the next layer, summed over each group of images.
 
         float64 ``(H', W', C)``, summed over the windows of the next layer's pooling, too.
@@ -284,7 +283,7 @@ class LayerwisePart:
                     summed = sum_pool(maps, after.synapse.pool).sum(axis=0, dtype=np.float64)
                     groups.add(start // chain.images_at_once, summed)
 
-        on_blocks(chain, self._images[: max(used, default=0)], add, progress=progress)
+        on_blocks(chain, self._images[: max(used, default=0)], add)
         return [groups.groups for groups in sums]
 
     def _used(self, index: int) -> int:
@@ -302,7 +301,6 @@ class LayerwisePart:
         self,
         layers: Sequence[DeviceLayer],
         take: Callable[[int, Tensor], None],
-        progress: Progress,
         count: int | None = None,
     ) -> None:
         """Call ``take`` with the first of some images, and the inputs of the last of ``layers`` in some steps.
@@ -315,7 +313,7 @@ class LayerwisePart:
                 take(rows.start, inputs)
 
         total = len(self._images) if count is None else count
-        on_cores(self._plan.device, simulate, total, self._images_at_once, progress=progress)
+        on_cores(self._plan.device, simulate, total, self._images_at_once)
 
     def _received(self, layers: Sequence[DeviceLayer], images: Array, start: int) -> Iterator[Tensor]:
         """Inputs of the last of ``layers`` for the images at ``start``, some steps at a time; of one step if they are

@@ -16,7 +16,6 @@ from torch import Tensor
 from loihi_convert.cnn.qcfs import quantize_or_rectify
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.compiled import compiled
-from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, own_channels
 from loihi_convert.ir.synapse import Synapse
 from loihi_convert.simulation.currents import MAX_PIXEL, channels_last, convolution_of, sum_pool
@@ -131,9 +130,7 @@ def relu_outputs(network: ReluNetwork, images: Array) -> Iterator[tuple[Tensor, 
         )
 
 
-def on_blocks(
-    chain: ReluChain, images: Array, take: Callable[[int, list[Array]], None], *, progress: Progress = no_progress
-) -> None:
+def on_blocks(chain: ReluChain, images: Array, take: Callable[[int, list[Array]], None]) -> None:
     """Call ``take`` with the first of some of ``images``, uint8 ``(N, C, H, W)``, and what ``chain`` gives for them.
 
     Calls come from several threads, in any order; the division of the images does not depend on the number of cores.
@@ -143,7 +140,6 @@ def on_blocks(
         lambda rows: take(rows.start, chain(images[rows])),
         len(images),
         chain.images_at_once,
-        progress=progress,
     )
 
 
@@ -210,9 +206,7 @@ class Activations:
         self._network = network
         self._layers: list[Histogram] = []
 
-    def percentile(
-        self, percentile: float, *, per_layer: bool = False, progress: Progress = no_progress
-    ) -> list[Array]:
+    def percentile(self, percentile: float, *, per_layer: bool = False) -> list[Array]:
         """Return a percentile of the positive activations: float64 ``(C_out,)`` per layer.
 
         It is that of each channel or, with ``per_layer``, that of the layer, without relays, which repeat activations
@@ -220,7 +214,7 @@ class Activations:
         activation above the exact value; 100 is exact.
         """
         if not self._layers:
-            self._layers = _histograms(self._network, self.images, progress)
+            self._layers = _histograms(self._network, self.images)
         found = []
         for histogram, layer in zip(self._layers, self._network.layers, strict=True):
             values = histogram.of_channels(own_channels(layer.relay_of)) if per_layer else histogram
@@ -297,9 +291,9 @@ class Histogram:
         self._exponents = np.maximum(exponents, self._exponents)
 
 
-def _histograms(network: ReluNetwork, images: ImageArray | Shard, progress: Progress = no_progress) -> list[Histogram]:
+def _histograms(network: ReluNetwork, images: ImageArray | Shard) -> list[Histogram]:
     if isinstance(images, DividedImages):
-        parts = images.parts(_histograms, progress, network=network)
+        parts = images.parts(_histograms, network=network)
         return [functools.reduce(Histogram.with_values_of, found) for found in zip(*parts, strict=True)]
     found = [Histogram(layer.synapse.channels) for layer in network.layers]
     locks = [threading.Lock() for _ in network.layers]
@@ -311,7 +305,7 @@ def _histograms(network: ReluNetwork, images: ImageArray | Shard, progress: Prog
 
     # Compile here, in one thread, as in `Neurons`.
     count_in_bins(np.empty((0, 1), np.float32), np.empty(1), np.empty((1, 1), np.int64))
-    on_blocks(ReluChain(network), np.asarray(images), take, progress=progress)
+    on_blocks(ReluChain(network), np.asarray(images), take)
     return found
 
 

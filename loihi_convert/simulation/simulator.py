@@ -34,7 +34,6 @@ from torch import Tensor
 
 from loihi_convert.chip import limits
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.progress import Progress, no_progress
 from loihi_convert.ir.network import SpikingNetwork
 from loihi_convert.ir.neuron_model import NeuronModel, neuron_model
 from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
@@ -116,7 +115,6 @@ class Simulator:
         take: Callable[[Block], None],
         *,
         first_image: int = 0,
-        progress: Progress = no_progress,
     ) -> None:
         """Simulate uint8 ``images``, ``(N, C, H, W)``, for ``timesteps`` steps each, on the cores that torch uses.
 
@@ -139,7 +137,7 @@ class Simulator:
                 with lock:
                     take(block)
 
-        on_cores(self._device, simulate, len(images), images_at_once, progress=progress)
+        on_cores(self._device, simulate, len(images), images_at_once)
 
     def _blocks(
         self, images: Array, rows: slice, first_image: int, timesteps: int, steps_at_once: int
@@ -181,7 +179,6 @@ def outputs(
     *,
     device: str = "cpu",
     first_image: int = 0,
-    progress: Progress = no_progress,
 ) -> Array:
     """Return the outputs after each step: float32 ``(N, T, classes)`` for uint8 ``images``.
 
@@ -189,7 +186,7 @@ def outputs(
     first step. float64 if potentials have two digits. ``first_image`` is as in `Simulator.run`.
     """
     shown = images if isinstance(images, DividedImages) else Shard(first_image, images)
-    return _outputs(network, shown, timesteps, {"device": device}, progress=progress)
+    return _outputs(network, shown, timesteps, {"device": device})
 
 
 def last_outputs(
@@ -212,12 +209,11 @@ def _outputs(
     simulated: Mapping[str, Any],
     *,
     only_last: bool = False,
-    progress: Progress = no_progress,
 ) -> Array:
     """As `outputs`; ``simulated`` are options of the `Simulator`."""
     if isinstance(images, DividedImages):
         own = {"network": network, "timesteps": timesteps, "simulated": simulated, "only_last": only_last}
-        return joined_parts(images.parts(_outputs, progress, **own))
+        return joined_parts(images.parts(_outputs, **own))
     counts = network.readout == "spikes"
     has_digits = isinstance(network, QuantizedNetwork) and bool(network.low_bits)
     shape = (len(images), 1 if only_last else timesteps, *network.shapes[-1])
@@ -235,7 +231,7 @@ def _outputs(
             found[block.images, 0] = values[:, -1]
 
     simulator = Simulator(network, **simulated)
-    simulator.run(images, timesteps, take, progress=progress)
+    simulator.run(images, timesteps, take)
     return np.asarray(found.cumsum(axis=1, dtype=found.dtype)) if counts else found
 
 
@@ -266,7 +262,6 @@ def extremes(
     *,
     potentials: bool = False,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> Extremes:
     """Return the largest currents and output potentials for uint8 ``images`` in ``timesteps`` steps.
 
@@ -275,7 +270,7 @@ def extremes(
     """
     if isinstance(images, DividedImages):
         own = {"network": network, "timesteps": timesteps, "potentials": potentials, "device": device}
-        parts = images.parts(extremes, progress, **own)
+        parts = images.parts(extremes, **own)
         ranges = zip(*(part.potentials for part in parts), strict=True)
         return Extremes(
             tuple(np.maximum.reduce(peaks) for peaks in zip(*(part.currents for part in parts), strict=True)),
@@ -296,7 +291,7 @@ def extremes(
 
     recording = Recording(currents=True, potentials=potentials)
     simulator = Simulator(network, recording, device=device, saturates=False)
-    simulator.run(images, timesteps, take, progress=progress)
+    simulator.run(images, timesteps, take)
     return Extremes(tuple(largest), outputs, tuple(bounds))
 
 
@@ -306,13 +301,12 @@ def clipped_images(
     timesteps: int,
     *,
     device: str = "cpu",
-    progress: Progress = no_progress,
 ) -> Array:
     """Return the number of images on which a potential passed its lower limit, its upper, or either: int64 ``(layers,
     3)``."""
     if isinstance(images, DividedImages):
         own = {"network": network, "timesteps": timesteps, "device": device}
-        return np.asarray(sum(images.parts(clipped_images, progress, **own)))
+        return np.asarray(sum(images.parts(clipped_images, **own)))
     seen = np.zeros((len(network.layers), len(images), 2), np.bool_)
 
     def take(block: Block) -> None:
@@ -320,7 +314,7 @@ def clipped_images(
             seen[index, block.images] |= layer.clipped
 
     simulator = Simulator(network, Recording(clipping=True), device=device)
-    simulator.run(images, timesteps, take, progress=progress)
+    simulator.run(images, timesteps, take)
     counted = np.stack([*np.moveaxis(seen, 2, 0), seen.any(axis=2)], axis=2)
     return np.asarray(counted.sum(axis=1, dtype=np.int64))
 

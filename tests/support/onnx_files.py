@@ -24,7 +24,7 @@ def exported(model: nn.Module, name: str = "net.onnx", *, shape: tuple[int, ...]
     return Path(name)
 
 
-def onnx_graph(nodes: list[Any], weights: dict[str, Any], shape: Any, opset: int = 17) -> Path:
+def onnx_graph(nodes: list[Any], weights: dict[str, Any], shape: Any, opset: int = 19) -> Path:
     """Write a graph from the value ``x`` to the value ``y``."""
     made = helper.make_graph(
         nodes,

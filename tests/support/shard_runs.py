@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from loihi_convert.cnn.recipe import default_recipe
-from loihi_convert.conversion.options import BalanceOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions
 from loihi_convert.data import DataSplits
 from loihi_convert.pipeline import exporting
 from support.training import train
@@ -55,7 +55,7 @@ def write_files(folder: Path, digits: DataSplits) -> None:
         ("model", BalanceOptions(method="percentile")),
         ("poisson", BalanceOptions(method="percentile", poisson_seed=7)),
     ):
-        exporting.export(folder / "model.pt", folder / f"{name}.net", (8,), images, balance_options=options)
+        exporting.export(folder / "model.pt", folder / f"{name}.net", (8,), images, ConversionOptions(options))
 
 
 def written(folder: Path, *also_without: str) -> dict[str, Any]:

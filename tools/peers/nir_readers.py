@@ -24,7 +24,7 @@ from loihi_convert import netx
 from loihi_convert.__main__ import exit_code
 from loihi_convert.backends.reference import run_network
 from loihi_convert.cli.console import log
-from loihi_convert.conversion.options import BalanceOptions, QuantizeOptions
+from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions
 from loihi_convert.data import default_root, load_data
 from loihi_convert.errors import PlatformError
 from loihi_convert.ground.arrays import Array
@@ -103,7 +103,7 @@ def files(folder: Path, timesteps: int, calibration: Array) -> Iterator[File]:
         path = folder / f"{reset}-{thresholds}-{initial}.net"
         balance = BalanceOptions(reset=reset, initial_potential=initial)
         quantize = QuantizeOptions(thresholds=thresholds)
-        exporting.export(_CNN, path, (timesteps,), calibration, balance_options=balance, quantize_options=quantize)
+        exporting.export(_CNN, path, (timesteps,), calibration, ConversionOptions(balance, quantize))
         return netx.read(path)
 
     def file(name: str, network: QuantizedNetwork, *, hard_reset: bool = False) -> File:

@@ -33,7 +33,7 @@ from loihi_convert.errors import PlatformError, UsageError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.choices import BackendName, LavaLayout
 from loihi_convert.ground.dependencies import other_interpreter
-from loihi_convert.ground.progress import Progress, no_progress
+from loihi_convert.ground.progress import current_progress
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import Spiking
 from loihi_convert.ir.quantized import QuantizedNetwork
@@ -102,7 +102,6 @@ class LavaBackend(Backend):
         trace: bool = False,
         first_image: int = 0,
         is_stream: bool = False,
-        progress: Progress = no_progress,
     ) -> RunResult:
         """See `backends.Backend.run`.
 
@@ -147,16 +146,16 @@ class LavaBackend(Backend):
             board=self._board,
             profile=self.options.profile,
         )
-        return self._simulated(run, images, started, progress).with_joined_digits(low_bits)
+        return self._simulated(run, images, started).with_joined_digits(low_bits)
 
-    def _simulated(self, run: LavaRun, images: Array, started: float, progress: Progress) -> RunResult:
+    def _simulated(self, run: LavaRun, images: Array, started: float) -> RunResult:
         """Return the result of ``run``, which gets its folder here; without a host if that fails."""
         try:
             host, run = self._prepare(run, images)
             # A host that cannot run may remove its files.
             counter = np.load(run.file("steps"), mmap_mode="r")
             host.send(run.folder)
-            seconds, measured = self._watch(host, counter, run.timing, progress)
+            seconds, measured = self._watch(host, counter, run.timing)
             result = run.result(seconds, time.perf_counter() - started - seconds)
             shutil.rmtree(run.folder)
         except BaseException:
@@ -186,11 +185,9 @@ class LavaBackend(Backend):
             ) from error
         return host, run
 
-    def _watch(
-        self, host: HostProcess, counter: Array, steps: Timing, progress: Progress
-    ) -> tuple[float, dict[str, float]]:
+    def _watch(self, host: HostProcess, counter: Array, steps: Timing) -> tuple[float, dict[str, float]]:
         """Wait for the end of the run; return the time of its steps in seconds, and a chip's measurements."""
-        done, changed_at = 0, time.monotonic()
+        done, changed_at, progress = 0, time.monotonic(), current_progress()
         while True:
             answer = host.receive(_POLL_SECONDS)
             if answer is None:
