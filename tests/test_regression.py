@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -101,11 +100,10 @@ def test_what_other_images_may_have(task: str, worse: str) -> None:
     assert [note.endswith(f"other images may have {worse}") for note in notes_on_images(network, "f")] == [True]
 
 
-@pytest.mark.parametrize("convert", [to_integers, balance])
-def test_a_spiking_readout_is_refused_for_regressions(position: nn.Module, convert: Callable[..., object]) -> None:
+def test_a_spiking_readout_is_refused_for_regressions(position: nn.Module) -> None:
     options = BalanceOptions(method="percentile", readout="spikes")
     with pytest.raises(UsageError) as caught:
-        convert(as_regression(position), TRAINING[0][:, np.newaxis], 4, options)
+        balance(as_regression(position), TRAINING[0][:, np.newaxis], 4, options)
     assert caught.value.where == "readout"
 
 
