@@ -7,6 +7,7 @@ import mmap
 import os
 import shlex
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -316,6 +317,7 @@ def test_a_job_of_slurm_quotes_paths(tmp_path: Path, monkeypatch: pytest.MonkeyP
     logs = tmp_path / "my sweep" / "slurm"
     with pytest.raises(PlatformError, match="refuses the jobs"), slurm_cluster(SlurmJobs(1), logs):
         pass
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     lines = [shlex.split(line) for line in (tmp_path / "job.sh").read_text().splitlines()]
     assert [words[2] for words in lines if words[1:2] in (["-o"], ["-e"])] == [
         f"{logs}/dask-worker-%J.out",

@@ -38,10 +38,7 @@ def test_an_estimate_by_hand() -> None:
 
 def test_poisson_pixels_are_added_not_multiplied() -> None:
     """The same counts: low 0.03 x (15 + 22), without pixels; high 0.9 x (15 + 22 + 136). Loihi's bounds stay."""
-    found, numbers = (
-        estimate(NetworkSize([8, 3], 68, True), 2, 5.0, 15.0),
-        estimate(NetworkSize([8, 3], 68), 2, 5.0, 15.0),
-    )
+    found, numbers = (estimate(NetworkSize([8, 3], 68, is_poisson), 2, 5.0, 15.0) for is_poisson in (True, False))
     assert in_picojoules(found.arithmetic_joules) == [1.11, 155.7]
     assert found.loihi1_joules == numbers.loihi1_joules
 

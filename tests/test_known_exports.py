@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -163,6 +164,7 @@ def test_every_verb_prints_the_same_object(
         done = CliRunner().invoke(cli.app, [verb, *words.split(), "--json"])
         assert done.exit_code == 0, (verb, done.output, done.exception)
         require_known(known, f"{verb} --json", masked(json.loads(done.stdout)), request.config)
+    del sys.modules["nets"]
 
 
 def masked(value: Any, name: str = "") -> Any:

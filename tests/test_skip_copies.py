@@ -10,7 +10,8 @@ from support.relay_networks import NETWORKS, images, residual
 from test_balance import random_cnn
 
 from loihi_convert.conversion.balancing import balance
-from loihi_convert.conversion.flow import choose_copies, identity_ratio, report_quantization
+from loihi_convert.conversion.copies import choose_copies
+from loihi_convert.conversion.flow import identity_ratio, report_quantization
 from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.ir.network import ReluNetwork

@@ -134,8 +134,8 @@ def slurm_cluster(jobs: SlurmJobs, logs: Path) -> Iterator[DaskWorkers]:
     PlatformError
         If SLURM refuses.
     """
-    from dask_jobqueue import SLURMCluster
-
+    with _ctrl_c_only_here():  # Importing it makes Ctrl-C a silent exit with code 0.
+        from dask_jobqueue import SLURMCluster
     if shutil.which("sbatch") is None:
         hint = "Run it on a login node of the cluster."
         raise PlatformError("the command sbatch is not found", where="SLURM", hint=hint)

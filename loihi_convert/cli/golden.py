@@ -56,9 +56,8 @@ def run_plan(network: QuantizedNetwork, image_count: int, timesteps: int, option
     from loihi_convert.backends.loihi2.plan import plan
     from loihi_convert.backends.result import require_safe_timesteps
 
-    neuron = replace(options, neuron="stock").neuron_model(network)
+    neuron, board = replace(options, neuron="stock").neuron_model(network), options.board or chosen_board()
     require_safe_timesteps(network, timesteps)
-    board = options.board or chosen_board()
     return plan(network, image_count, timesteps, board, neuron=neuron, profile=options.profile)
 
 

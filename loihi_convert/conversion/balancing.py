@@ -40,7 +40,7 @@ from loihi_convert.conversion.options import AUTO, BalanceOptions, QuantizeOptio
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import UsageError, require_kind
 from loihi_convert.ground.choices import Method
-from loihi_convert.ground.progress import progress_part, quiet
+from loihi_convert.ground.progress import current_progress, progress_part, quiet
 from loihi_convert.ir.network import ReluNetwork, SpikingLayer, SpikingNetwork, is_relay
 from loihi_convert.simulation.image_shards import ImageArray
 from loihi_convert.simulation.layerwise import GrowingSimulation
@@ -183,6 +183,7 @@ def choose_method(
         scores, measure = cnn_scores(network, trying), measure_of(network.task)
     is_open = options.bias_correction is None and options.amplitude == "compensated"
     more = _CORRECTED if is_open and options.initial_potential is None else 0
+    count, progress = len(candidates) + more, current_progress()
     balanced: list[SpikingNetwork] = []
     trials: list[Trial] = []
 
@@ -198,16 +199,18 @@ def choose_method(
 
     for method, percentile in candidates:
         chosen = replace(options, method=method, percentile=percentile)
-        with progress_part(len(trials), len(candidates) + more):
+        with progress_part(len(trials), count):
             balanced.append(
                 balance_by_method(network, balancing, timesteps, chosen, activations=activations, device=device)
             )
         with quiet():
             trials.append(tried(balanced[-1], chosen, corrected=bool(options.bias_correction)))
+        progress(len(trials), count)
     for trial in sorted(trials, key=_rank)[:more]:
         spiking = balanced[trials.index(trial)]
-        with progress_part(len(trials), len(candidates) + more):
+        with progress_part(len(trials), count):
             trials.append(tried(spiking, trial.chosen(options), corrected=True))
+        progress(len(trials), count)
     return tuple(sorted(trials, key=_rank))
 
 

@@ -282,8 +282,8 @@ class ConversionOptions:
     balance, quantize
         How thresholds are balanced and numbers rounded.
     skip_copies
-        Relays that carry each value of a skip connection, 1..8; None: as few of `flow.COPIES` as the agreement with the
-        CNN on calibration images allows, and no more than fit ``max_cores`` of ``quantize``.
+        Relays that carry each value of a skip connection, 1..8; None: as few of `copies.COPIES` as the agreement with
+        the CNN on calibration images allows, and no more than fit ``max_cores`` of ``quantize``.
     device
         ``"cpu"`` or another torch device.
     """

@@ -1,7 +1,7 @@
-"""Progress of long computations: told to whoever shows it, a bar on stderr, without being handed down.
+"""Progress of long computations, and its display on stderr, without an argument of every function between them.
 
-A loop takes `current_progress` before it begins, and calls it. Who calls others that do so chooses what is heard of
-them: `progress_part`, or nothing, `quiet`.
+A loop takes `current_progress` before it begins, and calls it. A function of several such loops gives each its share of
+the whole with `progress_part`, or leaves it out with `quiet`.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ OTHER_COLUMNS: Final = 46
 
 
 def current_progress() -> Progress:
-    """Return what the progress of the computation at hand is to be told to; without a bar, nobody."""
-    return _CURRENT.get() or _nobody
+    """Return the function to call with the progress of this computation; without a bar it does nothing."""
+    return _CURRENT.get() or _ignore
 
 
 @contextmanager
 def progress_to(progress: Progress) -> Iterator[None]:
-    """What is computed here tells its progress to ``progress``; no bar shows it."""
+    """Call ``progress`` with the progress of what is computed here, instead of showing a bar."""
     before = _CURRENT.set(progress)
     try:
         yield
@@ -46,8 +46,8 @@ def progress_to(progress: Progress) -> Iterator[None]:
 
 
 def quiet() -> AbstractContextManager[None]:
-    """What is computed here tells its progress to nobody: that of the whole work is shown."""
-    return progress_to(_nobody)
+    """Show no progress of what is computed here: that of the whole work is shown."""
+    return progress_to(_ignore)
 
 
 def progress_part(index: int, count: int) -> AbstractContextManager[None]:
@@ -56,7 +56,7 @@ def progress_part(index: int, count: int) -> AbstractContextManager[None]:
     return progress_to(lambda done, total: whole(index * total + done, count * total))
 
 
-def _nobody(done: int, total: int) -> None:
+def _ignore(done: int, total: int) -> None:
     pass
 
 

@@ -14,7 +14,8 @@ from loihi_convert.checks.network_rules import the_synapses_of_a_neuron_fit_one_
 from loihi_convert.chip.partition import span
 from loihi_convert.chip.resources import Chips, network_resources
 from loihi_convert.conversion.agreement import count_notes, require_calibration
-from loihi_convert.conversion.flow import COPIES, Conversion, CopiesTrial, choose_copies, to_integers
+from loihi_convert.conversion.copies import COPIES, CopiesTrial, choose_copies
+from loihi_convert.conversion.flow import Conversion, to_integers
 from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, QuantizeOptions, require_readout
 from loihi_convert.errors import InputError, LoihiConvertError, UnsupportedModelError, UsageError, first_line
 from loihi_convert.ground.arrays import Array
