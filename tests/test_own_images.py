@@ -625,7 +625,7 @@ def test_what_takes_too_much_memory_is_refused_before_it_is_read(
     for number in range(3):
         put(tmp_path / f"images/{number}.png", grey(number))
     np.savez_compressed(tmp_path / "own.npz", images=np.zeros((9, 4, 6), np.uint8))
-    monkeypatch.setattr("loihi_convert.ground.files.INPUT_BYTES", 71)
+    monkeypatch.setenv("LOIHI_CONVERT_GIB", "0")
     monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
     with data_refused(tmp_path / "images/0.png", "with 3 images of its size it takes"):
         load_image_folder(tmp_path / "images")

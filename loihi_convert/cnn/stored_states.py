@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from loihi_convert.errors import CheckpointError, first_line, is_lack_of_memory
-from loihi_convert.ground.files import FileKind, content_of, kind_of, write_atomically
+from loihi_convert.ground.files import FileKind, kind_of, write_atomically
 
 _SAVE_STATE: Final = "Save the state dict: torch.save(model.state_dict(), path)."
 
@@ -193,7 +193,7 @@ def read_pt(path: Path) -> object:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return content_of(path, CheckpointError)
+        return path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"cannot be read ({error.strerror})", where=path) from error
 

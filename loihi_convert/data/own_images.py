@@ -282,7 +282,8 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
             if isinstance(file, NpzFile):
                 with file:
                     # No member is read beyond the size in its header.
-                    require_fits(sum(each.file_size for each in file.zip.infolist()), path, DataError)
+                    size = sum(each.file_size for each in file.zip.infolist())
+                    require_fits(size, path.stat().st_size, path, DataError)
                     return dict(file)
     except PermissionError as error:
         raise cannot_read(path, error) from error

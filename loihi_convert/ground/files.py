@@ -19,9 +19,10 @@ _KEPT: Final = 40
 UNFINISHED: Final = ".?*.????????.tmp"
 """Pattern of the temporary names."""
 
-_GIB: Final = os.environ.get("LOIHI_CONVERT_GIB", "")
-INPUT_BYTES: Final = (int(_GIB) if _GIB.isdecimal() else 2) << 30
-"""Most bytes of one input: of a file, and of the numbers that it holds when they are read."""
+_BUDGET: Final = 2**31
+_RATIO: Final = 32
+_GIB: Final = "LOIHI_CONVERT_GIB"
+"""Environment variable with a number of GiB, in place of the limit of `require_fits`."""
 
 
 def as_path(given: object, where: str) -> Path:
@@ -132,19 +133,24 @@ def require_no_pipe(path: Path) -> None:
         raise InputError("is a pipe or a device", where=path, expected="must be a file")
 
 
-def require_fits(size: int, where: Path | str, error: type[InputError] = InputError, what: str = "takes") -> None:
-    """Raise an ``error`` if an input, at ``where``, takes ``size`` bytes, more than `INPUT_BYTES`."""
-    if size > INPUT_BYTES:
-        found, expected = f"{what} {size / 2**30:,.1f} GiB", f"must take at most {INPUT_BYTES >> 30} GiB"
-        raise error(found, where=where, expected=expected, hint="If you trust it, set LOIHI_CONVERT_GIB to more.")
+def require_fits(
+    size: int, stored: int, where: Path | str, error: type[InputError] = InputError, what: str = "takes"
+) -> None:
+    """Raise an ``error`` if an input of ``stored`` bytes, at ``where``, takes ``size`` bytes of memory.
 
-
-def content_of(path: Path, error: type[InputError]) -> bytes:
-    """Return the bytes of a file of at most `INPUT_BYTES`, or raise an OSError."""
-    size = path.stat().st_size
-    require_no_pipe(path)
-    require_fits(size, path, error)
-    return path.read_bytes()
+    It may take 2 GiB or, if more, 32 times its bytes: what is made to fill the memory decompresses by more.
+    """
+    gib = os.environ.get(_GIB, "")
+    is_set = gib.replace(".", "", 1).isdecimal()
+    limit = float(gib) * 2**30 if is_set else max(_BUDGET, _RATIO * stored)
+    if size > limit:
+        rule = f"set by {_GIB}" if is_set else f"or {_RATIO} times the size of its file, if that is more"
+        raise error(
+            f"{what} {size / 2**30:,.1f} GiB",
+            where=where,
+            expected=f"must take at most {limit / 2**30:,.1f} GiB ({rule})",
+            hint=f"If you trust it, set the environment variable {_GIB} to {-(-size >> 30)}.",
+        )
 
 
 def cannot_read(path: Path, error: OSError) -> DataError:

@@ -86,7 +86,7 @@ def _datasets(
 def _require_size(size: int, content: bytes) -> None:
     if size > MAX_RATIO * len(content):
         raise InputError(f"decompression ratio too large ({size:,} bytes from {len(content):,}); refused")
-    require_fits(size, "", what="holds")
+    require_fits(size, len(content), "", what="holds")
 
 
 def _is_plain(item: h5py.Dataset) -> bool:

@@ -20,7 +20,6 @@ import numpy as np
 
 from loihi_convert.errors import LoihiConvertError, NetxError, escape_control, is_lack_of_memory
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.files import require_fits
 from loihi_convert.ground.hdf5 import MAX_RATIO, read_datasets
 
 SUFFIX: Final = ".net"
@@ -96,7 +95,6 @@ def read_content(path: Path) -> bytes:
         If the file is missing, cannot be read, is not an HDF5 file, or does not match its seal.
     """
     try:
-        require_fits(path.stat().st_size, path, NetxError)
         # Read the whole file first: h5py keeps a file open as long as its reader exists.
         content = path.read_bytes()
     except FileNotFoundError as error:

@@ -39,7 +39,7 @@ from loihi_convert.errors import (
 from loihi_convert.ground.arrays import Array, Shape
 from loihi_convert.ground.choices import Readout
 from loihi_convert.ground.dependencies import optional_module
-from loihi_convert.ground.files import asked, content_of
+from loihi_convert.ground.files import asked
 from loihi_convert.ground.hdf5 import require_plain
 from loihi_convert.reading.from_onnx import Layout
 from loihi_convert.reading.graph import refuse
@@ -130,7 +130,7 @@ def _read_graph(path: Path) -> Any:
     if not asked(path, Path.is_file, CheckpointError):
         raise CheckpointError("not found" if not path.exists() else "not a file", where=path)
     try:
-        content = content_of(path, CheckpointError)
+        content = path.read_bytes()
         require_plain(content)
         # Shapes are not needed, and those of files from older versions are often missing.
         graph = nir.read(io.BytesIO(content), type_check=False)

@@ -16,6 +16,7 @@ import graphlib
 import hashlib
 import math
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from loihi_convert.errors import (
     CheckpointError,
@@ -37,8 +40,7 @@ from loihi_convert.errors import (
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.dependencies import optional_module
 from loihi_convert.ground.files import require_fits
-from loihi_convert.reading.graph import placed_at
-from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied, require_few
+from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED
 from loihi_convert.reading.reader import MOST_NODES
 from loihi_convert.reading.recording import Step, named
 
@@ -48,6 +50,9 @@ _MAX_NAMES: Final = 4
 
 _ARITHMETIC: Final = ("Identity", "Cast", "Add", "Sub", "Mul", "Div")
 """Operators that may normalize the image."""
+
+_GROWING: Final = ("convolution", "constant_pad_nd", "repeat", "index_select", "expand")
+"""ATen operations whose result may be larger than all that they take; its shape is found on torch's meta device."""
 
 _LETTERS: Final = {1: ("K",), 2: ("C", "L"), 3: ("C", "H", "W")}
 """Names of open sizes, by the number of axes of one image."""
@@ -81,12 +86,12 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     """
     onnx, inliner = (optional_module(name, f"{path.name} is an ONNX file") for name in ("onnx", "onnx.inliner"))
     with _reading(path):
-        require_fits(path.stat().st_size, path, CheckpointError)
-        content: Any = onnx.load(str(path))
+        content: Any = onnx.load(str(path), load_external_data=False)
         if content.functions:
             _require_few(content)
             content = inliner.inline_local_functions(content)
-        graph = content.graph
+        graph, stored = content.graph, sum(each.stat().st_size for each in _files(content, path))
+        _load_weights(content, path, stored)
         nodes, constants = _in_order(graph), {each.name: _tensor(each) for each in graph.initializer}
     # The standard operators have two names.
     opsets = {each.domain.replace("ai.onnx", ""): each.version for each in content.opset_import}
@@ -109,9 +114,10 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     modules = [
         OnnxModule(nodes, constants, ends, layout, opset, each) for each in ([1, None] if batch == 1 else [batch])
     ]
-    with placed_at(path.name):
-        require_few(layout.shape)
-    return _same_for_several(modules, torch.rand(3, *layout.shape)).eval(), layout.shape, layout.notes
+    require_fits(12 * math.prod(layout.shape), stored, path, what="takes three images of")
+    with torch.no_grad(), _Budget(stored):
+        module = _same_for_several(modules, torch.rand(3, *layout.shape))
+    return module.eval(), layout.shape, layout.notes
 
 
 def _require_few(content: Any) -> None:
@@ -119,8 +125,7 @@ def _require_few(content: Any) -> None:
     bodies = {(each.domain, each.name): each.node for each in content.functions}
 
     def counted(nodes: Any) -> int:
-        inner = (each.g.node for node in nodes for each in node.attribute)
-        return sum(count((node.domain, node.op_type)) for node in nodes) + sum(map(counted, inner))
+        return sum(count((node.domain, node.op_type)) for node in nodes)
 
     @functools.cache
     def count(kind: tuple[str, str]) -> int:
@@ -130,7 +135,53 @@ def _require_few(content: Any) -> None:
         raise ValueError(f"its functions stand for {total:,} operators; at most {MOST_NODES:,}")
 
 
-@torch.no_grad()
+class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses an operation, before it is carried out, whose result does not fit beside those that are kept.
+
+    ``stored`` is as in `require_fits`.
+    """
+
+    def __init__(self, stored: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stored, self._kept = stored, 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # As of `Recorder`.
+        return False
+
+    def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        size = self._kept + _size(target, args)
+        require_fits(size, self._stored, "", UnsupportedModelError, "needs, with the values kept for later,")
+        found = target(*args, **(kwargs or {}))
+        for each in _tensors(found):
+            self._kept += each.nbytes
+            weakref.finalize(each, self._drop, each.nbytes)
+        return found
+
+    def _drop(self, size: int) -> None:
+        self._kept -= size
+
+
+def _size(target: Any, args: Any) -> int:
+    """The bytes of what an ATen operation makes, or more."""
+    tensors = _tensors(args)
+    if torch.Tag.pointwise in target.tags:
+        shape = np.broadcast_shapes(*(each.shape for each in tensors))
+        return math.prod(shape) * max((each.itemsize for each in tensors), default=0)
+    name = target.overloadpacket.__name__
+    if name in ("mm", "bmm", "addmm"):
+        x, y = tensors[-2:]
+        return math.prod(x.shape[:-1]) * y.shape[-1] * x.itemsize
+    if name in _GROWING:
+        return sum(each.nbytes for each in _tensors(target(*tree_map_only(Tensor, lambda x: x.to("meta"), args))))
+    return sum(each.nbytes for each in tensors)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(values) if isinstance(each, Tensor)]
+
+
 def _same_for_several(modules: Sequence[nn.Module], images: Tensor) -> nn.Module:
     """The first module that has the outputs of the last."""
     *others, last = modules
@@ -314,29 +365,25 @@ class OnnxModule(nn.Module):
             known.update(node.output)
             with named(name, node.op_type, "has attributes that cannot be read"):
                 found |= {each.name: _value(each) for each in node.attribute}
-            self.steps.append(Step(name, node.op_type, functools.partial(applied, node.op_type, found)))
+            self.steps.append(Step(name, node.op_type, functools.partial(OPERATORS[node.op_type], found)))
             last = {each for each in (*node.input, *node.output) if last_use[each] == index} - kept
             self._uses.append(([*node.input], [*node.output], last))
 
     def forward(self, images: Tensor) -> Any:
         x = self._layout.arranged(images)
         if self._is_for_one:
-            found = torch.vmap(functools.partial(self._run, images=len(x)))(x.unsqueeze(1))
+            found = torch.vmap(self._run)(x.unsqueeze(1))
             return found[:, 0] if found.shape[1:2] == (1,) else found
         # In a file for any number of images, an axis of length 1 is not theirs.
         return self._run(x) if len(x) > 1 else self._run(x.expand(2, *x.shape[1:]))[:1]
 
-    def _run(self, x: Tensor, images: int = 1) -> Any:
+    def _run(self, x: Tensor) -> Any:
         values: dict[str, Any] = {**dict(zip(self._names, self.weights, strict=True)), self._image: x, "": None}
-        kept = 0
         for step, (inputs, outputs, last) in zip(self.steps, self._uses, strict=True):
             found = step(*map(values.get, inputs))
-            made = dict(zip(outputs, found if isinstance(found, tuple | list) else [found], strict=False))
-            values.update(made)
-            kept += sum(each.nbytes for each in made.values())
-            for name in last & values.keys():
-                kept -= values.pop(name).nbytes
-            require_fits(images * kept, str(step.name), what="needs, with the values kept for later,")
+            values.update(zip(outputs, found if isinstance(found, tuple | list) else [found], strict=False))
+            for name in last:
+                values.pop(name, None)
         return values[self._output]
 
 
@@ -372,13 +419,28 @@ def onnx_sha256(path: Path) -> str:
     import onnx
 
     with _reading(path):
-        content = onnx.load(str(path), load_external_data=False)
-        entries = (entry for tensor in content.graph.initializer for entry in tensor.external_data)
-        names = sorted({entry.value for entry in entries if entry.key == "location"})
-        digest = hashlib.sha256(path.read_bytes())
-        for name in names:
-            digest.update((path.parent / name).read_bytes())
+        digest = hashlib.sha256()
+        for each in _files(onnx.load(str(path), load_external_data=False), path):
+            digest.update(each.read_bytes())
     return digest.hexdigest()
+
+
+def _files(content: Any, path: Path) -> list[Path]:
+    """The ONNX file and those with its weights."""
+    entries = (entry for tensor in content.graph.initializer for entry in tensor.external_data)
+    return [path, *(path.parent / name for name in sorted({each.value for each in entries if each.key == "location"}))]
+
+
+def _load_weights(content: Any, path: Path, stored: int) -> None:
+    """Read the weights in other files, which may claim to be there many times."""
+    from onnx import external_data_helper
+
+    loaded = 0
+    for each in content.graph.initializer:
+        if external_data_helper.uses_external_data(each):
+            external_data_helper.load_external_data_for_tensor(each, str(path.parent))
+            loaded += len(each.raw_data)
+            require_fits(loaded, stored, path, CheckpointError)
 
 
 @contextlib.contextmanager

@@ -7,7 +7,6 @@ from both; for all of them see https://onnx.ai/onnx/operators/.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from loihi_convert.ground.files import INPUT_BYTES
 from loihi_convert.reading.graph import refuse
 
 Attributes = Mapping[str, Any]
@@ -27,26 +25,6 @@ Attributes = Mapping[str, Any]
 FLOATS: Final = (1, 10, 11, 16)
 """FLOAT, FLOAT16, DOUBLE, BFLOAT16 of ``onnx.TensorProto``: all are read as float32."""
 _BOOL: Final = 9
-
-MOST_NUMBERS: Final = INPUT_BYTES // 32
-"""Most numbers that an operator may make: 256 MB. Few bytes of a file can ask for more than a machine has."""
-
-
-def applied(kind: str, attributes: Attributes, *inputs: Any) -> Any:
-    """Return what the operator ``kind`` gives, which must be few numbers."""
-    # Shapes that do not fit belong to operators with sizes of their own.
-    with contextlib.suppress(ValueError):
-        require_few(np.broadcast_shapes(*(each.shape for each in inputs if isinstance(each, Tensor))))
-    found = OPERATORS[kind](attributes, *inputs)
-    for each in found if isinstance(found, tuple | list) else [found]:
-        require_few(each.shape)
-    return found
-
-
-def require_few(sizes: Sequence[int]) -> None:
-    """Refuse a tensor of ``sizes`` if it has more than `MOST_NUMBERS`."""
-    if math.prod(sizes) > MOST_NUMBERS:
-        refuse("makes too many numbers", supported=f"{MOST_NUMBERS:,}")
 
 
 def _ints(values: Any) -> list[int]:
@@ -63,14 +41,11 @@ def _number(attributes: Attributes, name: str, given: Any, default: float) -> fl
     return float(attributes.get(name, default) if given is None else given)
 
 
-def _window(
-    a: Attributes, x: Tensor, kernel: Sequence[int], outside: float, channels: int = 0
-) -> tuple[Tensor, Any, Any, Any]:
+def _window(a: Attributes, x: Tensor, kernel: Sequence[int], outside: float) -> tuple[Tensor, Any, Any, Any]:
     """``x``, padded with ``outside`` if its two ends differ; strides, dilations, and the padding that is left."""
     rank = len(kernel)
     strides, dilations, pads = (a.get(name, [n] * rank) for name, n in (("strides", 1), ("dilations", 1), ("pads", 0)))
     begin, end = pads[:rank], pads[-rank:]
-    require_few([len(x), max(channels, x.shape[1]), *map(sum, zip(x.shape[2:], begin, end, strict=True))])
     mode = a.get("auto_pad", "NOTSET")
     if mode == "VALID":
         begin = end = [0] * rank
@@ -87,7 +62,7 @@ def _window(
 
 
 def _conv(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    x, strides, dilations, padding = _window(a, x, weight.shape[2:], 0, len(weight))
+    x, strides, dilations, padding = _window(a, x, weight.shape[2:], 0)
     conv = {3: functional.conv1d, 4: functional.conv2d}[weight.ndim]
     return conv(x, weight, bias, strides, padding, dilations, a.get("group", 1))
 
@@ -109,11 +84,6 @@ def _pool(a: Attributes, x: Tensor, *, is_max: bool) -> Tensor:
     if set(dilations) != {1}:
         refuse(f"has dilations {dilations}", supported="1")
     return pool(padded, kernel, strides, padding, ceil, counts)
-
-
-def _matmul(_: Attributes, x: Tensor, y: Tensor) -> Tensor:
-    require_few([*np.broadcast_shapes(x.shape[:-2], y.shape[:-2]), *x.shape[-2:-1], *y.shape[-1:]])
-    return torch.matmul(x, y)
 
 
 def _gemm(a: Attributes, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -186,7 +156,6 @@ def _pad(a: Attributes, x: Tensor, pads: Any = None, value: Any = None, axes: An
         refuse(f"pads with mode {mode}", supported="numbers")
     sides, places = _given(a, "pads", pads) or [], [*range(x.ndim)] if axes is None else _ints(axes)
     amounts = {k % x.ndim: pair for k, *pair in zip(places, sides, sides[len(places) :], strict=False)}
-    require_few([size + sum(amounts.get(axis, [0])) for axis, size in enumerate(x.shape)])
     # From the last axis to the first.
     order = [side for axis in reversed(range(x.ndim)) for side in amounts.get(axis, [0, 0])]
     return functional.pad(x, order, value=_number(a, "value", value, 0.0)) if any(order) else x
@@ -226,19 +195,9 @@ def _gather(a: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     return found.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
-def _concat(a: Attributes, *inputs: Tensor) -> Tensor:
-    require_few([sum(each.numel() for each in inputs)])
-    return torch.cat(inputs, a["axis"])
-
-
 def _split(a: Attributes, x: Tensor, sizes: Any = None) -> Sequence[Tensor]:
     axis = a.get("axis", 0)
     return torch.split(x, _given(a, "split", sizes) or -(-x.shape[axis] // a["outputs"]), axis)
-
-
-def _tile(a: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
-    require_few([x.numel(), *_ints(repeats)])
-    return x.tile(_ints(repeats))
 
 
 def _space_to_depth(a: Attributes, x: Tensor) -> Tensor:
@@ -277,7 +236,7 @@ _REFUSED_LATER: Final[Mapping[str, Callable[..., Any]]] = {
 OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "Conv": _conv,
     "Gemm": _gemm,
-    "MatMul": _matmul,
+    "MatMul": _of_each(torch.matmul),
     "Einsum": lambda a, *x: torch.einsum(a["equation"], *x),
     "BatchNormalization": _batch_norm,
     "Relu": _of_each(torch.relu),
@@ -318,7 +277,7 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "Ceil": _of_each(torch.ceil),
     "Sqrt": _of_each(torch.sqrt),
     "Reciprocal": _of_each(torch.reciprocal),
-    "Concat": _concat,
+    "Concat": lambda a, *x: torch.cat(x, a["axis"]),
     "Split": _split,
     "Flatten": lambda a, x: x.reshape(math.prod(x.shape[: a.get("axis", 1)]), -1),
     "Reshape": _reshape,
@@ -328,7 +287,7 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "Slice": _slice,
     "Gather": _gather,
     "Expand": lambda _, x, sizes: x.expand(np.broadcast_shapes(x.shape, tuple(_ints(sizes)))),
-    "Tile": _tile,
+    "Tile": lambda _, x, repeats: x.tile(_ints(repeats)),
     "Pad": _pad,
     "SpaceToDepth": _space_to_depth,
     "Softmax": _softmax(torch.softmax),
