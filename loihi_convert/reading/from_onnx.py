@@ -435,8 +435,8 @@ def _load_weights(content: Any, path: Path, stored: int) -> None:
     """Read the weights in other files, which may claim to be there many times."""
     from onnx import external_data_helper
 
-    loaded = 0
-    for each in content.graph.initializer:
+    loaded, attributes = 0, (each for node in content.graph.node for each in node.attribute)
+    for each in (*content.graph.initializer, *(each.t for each in attributes)):
         if external_data_helper.uses_external_data(each):
             external_data_helper.load_external_data_for_tensor(each, str(path.parent))
             loaded += len(each.raw_data)
