@@ -402,7 +402,7 @@ def test_a_run_says_how_many_weights_are_rounded(
     path = write_external(tmp_path / "model.net", [layer])
     np.savez(tmp_path / "own.npz", images=np.full((6, 1, 6, 9), 9, np.uint8), labels=np.arange(6) % 3)
     done = invoker(monkeypatch, capsys)("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run")
-    assert (done.code, "2 weights in the file are not integers" in " ".join(done.out.split())) == (0, True)
+    assert (done.code, "2 weights in the file are not integers" in " ".join(done.err.split())) == (0, True)
 
 
 def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:

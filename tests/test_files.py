@@ -6,7 +6,6 @@ import errno
 import os
 import stat
 from pathlib import Path
-from unittest import mock
 
 import pytest
 from support.refusals import refusal
@@ -165,12 +164,7 @@ def test_refuse_to_overwrite(tmp_path: Path) -> None:
     assert "`overwrite=True`" in caught.value.hint
 
 
-@pytest.mark.parametrize("has_links", [True, False])
-def test_of_two_writers_without_overwrite_the_first_wins(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
-) -> None:
-    if not has_links:
-        monkeypatch.setattr(os, "link", mock.Mock(side_effect=PermissionError(errno.EPERM, "not permitted")))
+def test_of_two_writers_without_overwrite_the_first_wins(tmp_path: Path) -> None:
     path = tmp_path / "model.net"
     write_atomically(path, b"first", overwrite=False)
     with pytest.raises(InputError, match=r"model\.net: exists already; nothing was changed"):

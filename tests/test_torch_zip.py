@@ -208,10 +208,3 @@ def test_dicts_that_hold_each_other_are_refused() -> None:
         content = {str(name): content for name in range(100)}
     with pytest.raises(CheckpointError, match="the same dicts"):
         states_in(content)
-
-
-def test_a_key_of_tuples_in_tuples_takes_no_time(pt: Path) -> None:
-    nested = b"N" + 60 * b"2\x86"
-    rewrite(pt, {"data.pkl": b"\x80\x02}" + nested + b"Ns."})
-    (key,) = read_pt(pt)  # type: ignore[misc]
-    assert isinstance(key, tuple)

@@ -21,7 +21,7 @@ import json
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Final, NamedTuple
 
@@ -265,32 +265,11 @@ class _Name(NamedTuple):
         return Skipped()
 
 
-class _Tuple(tuple[object, ...]):
-    """A tuple in the pickle, with the hash of an object: that of tuples in tuples takes twice as long per level."""
-
-    __hash__ = object.__hash__
-
-
-def _with_own_tuple(load: Callable[[Any], None]) -> Callable[[Any], None]:
-    def loaded(unpickler: Any) -> None:
-        load(unpickler)
-        unpickler.stack[-1] = _Tuple(unpickler.stack[-1])
-
-    return loaded
-
-
 class _Unpickler(pickle._Unpickler):
     """Unpickles into dicts, lists, numbers, strings, tensors and `Skipped`.
 
     ``records["data/k"]`` holds the bytes of storage ``k``.
     """
-
-    dispatch: ClassVar = {
-        code: _with_own_tuple(load)
-        if code in b"".join((pickle.TUPLE, pickle.TUPLE1, pickle.TUPLE2, pickle.TUPLE3))
-        else load
-        for code, load in pickle._Unpickler.dispatch.items()
-    }
 
     def __init__(self, records: Mapping[str, bytes]) -> None:
         super().__init__(io.BytesIO(records["data.pkl"]), encoding="utf-8", errors="replace")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import logging
 from pathlib import Path
 
 from loihi_convert import netx
@@ -40,7 +40,8 @@ def read_external(path: str | Path) -> CubaNetwork | GradedNetwork:
 
 def decode_external(file: StockFile) -> CubaNetwork | GradedNetwork:
     """Return the network that lava-dl builds from ``file``."""
-    network = decode_sdnn(file) if file.is_graded else decode_cuba(file)
-    odd = sum(layer.fractional_weights for _, layer in file.layers)
-    note = f"{odd:,} weights in the file are not integers: they are rounded towards 0, as by netx; `check` names them."
-    return replace(network, notes=(note,) if odd else ())
+    if odd := sum(layer.fractional_weights for _, layer in file.layers):
+        logging.getLogger(__name__).warning(
+            "%s weights in the file are not integers: they are rounded towards 0, as by netx; `check` names them", odd
+        )
+    return decode_sdnn(file) if file.is_graded else decode_cuba(file)

@@ -110,15 +110,12 @@ class CubaNetwork(Spiking[CubaLayer]):
         Time steps per sample (``simulation/tSample``); None if not in the file.
     provenance
         Empty: other tools record none.
-    notes
-        As in `ir.network.Spiking`.
     """
 
     input_shape: Shape
     layers: tuple[CubaLayer, ...]
     timesteps: int | None = None
     provenance: Provenance = field(default_factory=Provenance)
-    notes: tuple[str, ...] = ()
 
     @property
     def readout(self) -> Readout:

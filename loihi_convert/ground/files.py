@@ -59,8 +59,10 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> N
                 os.fsync(stream.fileno())
             if permissions is not None:
                 unfinished.chmod(permissions)
-            if overwrite or not _linked(unfinished, target):
-                unfinished.replace(target)
+            if not overwrite:
+                # An empty file takes the name: that fails if another writer has it. Not every file system has links.
+                target.touch(exist_ok=False)
+            unfinished.replace(target)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
@@ -68,20 +70,6 @@ def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> N
         raise _exists(path) from error
     except OSError as error:
         raise _cannot_write(path, error) from error
-
-
-def _linked(unfinished: Path, target: Path) -> bool:
-    """Give ``unfinished`` the name ``target``, which must be free; return False if only the name was taken."""
-    try:
-        os.link(unfinished, target)
-    except FileExistsError:
-        raise
-    # Some file systems have no links: an empty file takes the name, which fails if it exists.
-    except OSError:
-        target.touch(exist_ok=False)
-        return False
-    unfinished.unlink()
-    return True
 
 
 def _permissions(path: Path) -> int | None:

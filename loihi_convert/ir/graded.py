@@ -131,8 +131,6 @@ class GradedNetwork(Spiking[GradedLayer]):
         See the docstring of this module; 0..`MAX_SPIKE_EXP`.
     provenance
         How it was made; empty for files of other tools.
-    notes
-        As in `network.Spiking`.
 
     Raises
     ------
@@ -146,7 +144,6 @@ class GradedNetwork(Spiking[GradedLayer]):
     layers: tuple[GradedLayer, ...]
     spike_exp: int = STOCK_SPIKE_EXP
     provenance: Provenance = field(default_factory=Provenance)
-    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "provenance", as_provenance(self.provenance))

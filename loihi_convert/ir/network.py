@@ -231,9 +231,6 @@ class Spiking(Layered[AnyLayer]):
 
     provenance: Provenance
 
-    notes: tuple[str, ...] = ()
-    """Notes for the user on the file it was read from."""
-
     is_graded: ClassVar[bool] = False
     """Whether spikes carry integers, see `ir.graded`."""
 

@@ -284,7 +284,7 @@ def evaluate(
         wrapped_images=None if network.is_graded else result.wrapped_images,
         # Loihi 1, whose costs are public, cannot send graded spikes.
         energy=None if network.is_graded else _energy(network, points, macs, circuit),
-        notes=(*(_notes(classes) if numbers is None else numbers.notes()), *_network_notes(result, network)),
+        notes=(*(_notes(classes) if numbers is None else numbers.notes()), *_range_notes(result, network)),
         regression=None if numbers is None else numbers.evaluated(reported),
         is_graded=network.is_graded,
     )
@@ -391,9 +391,8 @@ def same_class_notes(labels: Array | None, cnn_predictions: Array | None) -> Ite
         )
 
 
-def _network_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
-    """Those of the network's file, and one if values of a graded network do not fit the chip."""
-    yield from network.notes
+def _range_notes(result: RunResult, network: AnyNetwork) -> Iterator[str]:
+    """A note if values of a graded network do not fit the chip."""
     if network.is_graded and result.wrapped_images:
         yield (
             f"On {result.wrapped_images:,} of {len(result.potentials):,} images, {OUT_OF_RANGE}; all images count if "

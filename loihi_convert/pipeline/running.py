@@ -333,11 +333,9 @@ def require_runnable(
     size = result_size(network, len(images), steps, trace=trace)
     # That of `ref`, or the parts that were joined.
     second = size if backend.name != "ref" or workers is not None or _has_parts(images.images, options) else 0
-    outputs = len(images) * steps * network.shapes[-1][0]
-    floating = 4 * outputs if options.float_snn and opened.spiking is not None else 0
-    # float64 in the CNN's units, and twice while they are computed.
-    real = 16 * outputs if network.task == "regression" else 0
-    besides = kept + max(second + floating, floating + real)
+    # float32 of the float SNN; float64 in the CNN's units, and twice while they are computed.
+    each = 4 * (options.float_snn and opened.spiking is not None) + 16 * (network.task == "regression")
+    besides = kept + second + each * len(images) * steps * network.shapes[-1][0]
     require_result_size(network, len(images), steps, trace=trace, besides=besides)
     return size
 

@@ -86,12 +86,11 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     """
     onnx, inliner = (optional_module(name, f"{path.name} is an ONNX file") for name in ("onnx", "onnx.inliner"))
     with _reading(path):
-        content: Any = onnx.load(str(path), load_external_data=False)
+        content: Any = onnx.load(str(path))
         if content.functions:
             _require_few(content)
             content = inliner.inline_local_functions(content)
-        graph, stored = content.graph, sum(each.stat().st_size for each in _files(content, path))
-        _load_weights(content, path, stored)
+        graph = content.graph
         nodes, constants = _in_order(graph), {each.name: _tensor(each) for each in graph.initializer}
     # The standard operators have two names.
     opsets = {each.domain.replace("ai.onnx", ""): each.version for each in content.opset_import}
@@ -114,6 +113,7 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     modules = [
         OnnxModule(nodes, constants, ends, layout, opset, each) for each in ([1, None] if batch == 1 else [batch])
     ]
+    stored = sum(each.nbytes for each in constants.values())
     require_fits(12 * math.prod(layout.shape), stored, path, what="takes three images of")
     with torch.no_grad(), _Budget(stored):
         module = _same_for_several(modules, torch.rand(3, *layout.shape))
@@ -138,7 +138,7 @@ def _require_few(content: Any) -> None:
 class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses an operation, before it is carried out, whose result does not fit beside those that are kept.
 
-    ``stored`` is as in `require_fits`.
+    ``stored``, as in `require_fits`, is the size of the weights.
     """
 
     def __init__(self, stored: int) -> None:
@@ -419,28 +419,13 @@ def onnx_sha256(path: Path) -> str:
     import onnx
 
     with _reading(path):
-        digest = hashlib.sha256()
-        for each in _files(onnx.load(str(path), load_external_data=False), path):
-            digest.update(each.read_bytes())
+        content = onnx.load(str(path), load_external_data=False)
+        entries = (entry for tensor in content.graph.initializer for entry in tensor.external_data)
+        names = sorted({entry.value for entry in entries if entry.key == "location"})
+        digest = hashlib.sha256(path.read_bytes())
+        for name in names:
+            digest.update((path.parent / name).read_bytes())
     return digest.hexdigest()
-
-
-def _files(content: Any, path: Path) -> list[Path]:
-    """The ONNX file and those with its weights."""
-    entries = (entry for tensor in content.graph.initializer for entry in tensor.external_data)
-    return [path, *(path.parent / name for name in sorted({each.value for each in entries if each.key == "location"}))]
-
-
-def _load_weights(content: Any, path: Path, stored: int) -> None:
-    """Read the weights in other files, which may claim to be there many times."""
-    from onnx import external_data_helper
-
-    loaded, attributes = 0, (each for node in content.graph.node for each in node.attribute)
-    for each in (*content.graph.initializer, *(each.t for each in attributes)):
-        if external_data_helper.uses_external_data(each):
-            external_data_helper.load_external_data_for_tensor(each, str(path.parent))
-            loaded += len(each.raw_data)
-            require_fits(loaded, stored, path, CheckpointError)
 
 
 @contextlib.contextmanager
