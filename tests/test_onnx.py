@@ -565,10 +565,11 @@ SHORT = TensorProto(data_type=TensorProto.INT64, dims=[1], raw_data=b"123")
         ([node("Where", "x", "x", "x")], "y"),
         ([node("Reshape", "x", "sizes")], "y"),
         ([node("Split", "x", "sizes", outputs=("a", "b"), axis=1), node("Relu", "b")], "y"),
+        ([node("Relu", "x", outputs=("z",))], "y"),
     ],
 )
 def test_a_damaged_file_is_refused(nodes: list[Any], where: str) -> None:
-    with pytest.raises(InputError, match=r"cannot be (applied|read)|nothing makes its input") as caught:
+    with pytest.raises(InputError, match=r"cannot be (applied|read)|nothing makes ") as caught:
         read_onnx(graph(nodes, {"sizes": np.array([2])}), None)
     assert caught.value.where == where
 

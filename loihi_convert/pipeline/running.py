@@ -412,8 +412,7 @@ def run_into_folder(
     for opened in files:
         kept += require_runnable(opened, images, backend, options, workers, kept)
         run_folder.require_class_names(opened.path.stem, opened.network, classes)
-    held_out = splits.held_out
-    if held_out is not None:
+    if (held_out := splits.held_out) is not None:
         held_out = held_out._replace(images=held_out.images.mixed[:EXIT_IMAGES])
     with run_folder.run_folder(output, f"{files[0].path.stem}-{backend.name}") as folder:
         with backend:

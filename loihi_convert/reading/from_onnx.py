@@ -368,6 +368,8 @@ class OnnxModule(nn.Module):
             self.steps.append(Step(name, node.op_type, functools.partial(OPERATORS[node.op_type], found)))
             last = {each for each in (*node.input, *node.output) if last_use[each] == index} - kept
             self._uses.append(([*node.input], [*node.output], last))
+        if self._output not in known:
+            raise InputError("nothing makes the output", where=self._output)
 
     def forward(self, images: Tensor) -> Any:
         x = self._layout.arranged(images)
