@@ -114,6 +114,7 @@ def train(
             chosen,
             output,
             resume=resume,
+            overwrite=overwrite,
             # On a terminal, the bar shows how far it is.
             on_epoch=None if sys.stderr is None or sys.stderr.isatty() else say_epoch,
         )
