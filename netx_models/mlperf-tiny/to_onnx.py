@@ -58,9 +58,11 @@ def converted(content: bytes) -> onnx.ModelProto:
 
 
 def normalize(graph: onnx.GraphProto, scale: float, offset: float) -> None:
-    """Let the graph take pixels / 255 instead of ``scale * (pixel - offset)``."""
+    """Let the graph take pixels / 255 instead of ``scale * (pixel - offset)``; number its nodes."""
     name = graph.input[0].name
-    for node in graph.node:
+    for number, node in enumerate(graph.node, 1):
+        # The converter joins the names of all operators that it fused.
+        node.name = f"{node.op_type.lower()}_{number}"
         node.input[:] = [f"{name}_normalized" if each == name else each for each in node.input]
     values = {"pixel_scale": 255 * scale, "pixel_offset": -offset * scale}
     graph.initializer.extend(numpy_helper.from_array(np.float32(value), key) for key, value in values.items())
