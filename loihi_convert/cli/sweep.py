@@ -86,8 +86,8 @@ def sweep(
     trust
         Import and execute the code that the grid file names with `arch`.
     data
-        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the benchmark
-        set the CNN was trained on.
+        Data set (a name of `loihi-convert data`, such as mnist), a folder of images, or an .npz file. Default: the
+        benchmark set the CNN was trained on.
     """
     shard = None if place_options.shard is None else _parse_shard(place_options.shard)
     place = place_options.chosen()

@@ -43,8 +43,8 @@ def train(
     Parameters
     ----------
     data
-        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: digits, or the
-        benchmark set of `start`.
+        Data set (a name of `loihi-convert data`, such as mnist), a folder of images, or an .npz file. Default: digits,
+        or the benchmark set of `start`.
     output
         Checkpoint to write, .pt or .safetensors.
     mean
