@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from loihi_convert.errors import DataError, one_of
-from loihi_convert.ground.files import cannot_read, require_fits
+from loihi_convert.ground.files import asked, cannot_read, require_fits
 
 LARGE_BYTES: Final = 2**27
 """Most bytes of pixels that are read at once."""
@@ -86,10 +86,8 @@ def stacked(paths: Sequence[Path], input_shape: tuple[int, int, int] | None) -> 
     DataError
         If an image cannot be read or does not fit.
     """
-    try:
-        stored = sum(path.stat().st_size for path in paths)
-    except OSError as error:
-        raise cannot_read(paths[0].parent, error) from error
+    # A missing file is named when it is read.
+    stored = sum(path.stat().st_size for path in paths if asked(path, Path.exists, DataError))
     pixels = [_read_image(path, len(paths), stored) for path in paths]
     channels = max(image.shape[2] for image in pixels) if input_shape is None else input_shape[0]
     size = pixels[0].shape[:2] if input_shape is None else input_shape[1:]
