@@ -214,6 +214,10 @@ class VerificationError(LoihiConvertError):
     exit_code = 5
 
 
+CONTROL: Final = {code: f"\\x{code:02x}" for code in (*range(9), 11, 12, *range(14, 32), *range(127, 160))}
+"""For `str.translate`: control characters other than tabs and line ends, and their escapes, such as ``\\x1b``."""
+
+
 def escape_control(text: str) -> str:
     """Escape control characters in ``text``, so that names from an untrusted file cannot control the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -191,6 +191,7 @@ def fine_tune(
             replace(chosen, device=cast("Device", chosen_device(device))),
             file,
             resume=resume,
+            overwrite=overwrite,
         )
     ended_spiking = trained.spiking_accuracy.get("validation")
     first = "" if before is None else f"{before.sentence}{_as_spiking(timesteps, begun_spiking)}; "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from loihi_convert.batch.computation import (
     missing,
     opened_before,
     outcome_of,
+    recomputed,
 )
 from loihi_convert.errors import InputError, RangeError, UnsupportedModelError
 from loihi_convert.ground.devices import torch_threads
@@ -115,6 +117,27 @@ class TestStore:
         path = tmp_path / "cells" / f"{other.name}.json"
         (tmp_path / "cells" / f"{CELL.name}.json").rename(path)
         assert refusal(InputError, store.get, other) == (str(path), "its contents do not match its name")
+
+    def test_a_changed_number_is_noticed_and_a_result_without_digest_is_computed_again(self, tmp_path: Path) -> None:
+        store = Store(tmp_path)
+        store.create()
+        store.put(CELL, Outcome(RESULT))
+        path, content = store.path(CELL), json.loads(store.path(CELL).read_text())
+        path.write_text(json.dumps({**content, "result": {"value": 2}}))
+        assert refusal(InputError, store.get, CELL) == (str(path), "changed since it was computed: its SHA-256 differs")
+        del content["sha256"]
+        path.write_text(json.dumps(content))
+        assert store.get(CELL) is None
+
+    def test_some_results_are_computed_again(self, tmp_path: Path) -> None:
+        cells, store = numbered(7), Store(tmp_path)
+        compute_missing(cells, store)
+        equal = "3 of 7 cells computed again: equal; the SHA-256 of every cell matches"
+        assert recomputed([*cells, *numbered(9)], store) == equal
+        store.put(cells[3], Outcome(RESULT))
+        found = (str(store.path(cells[3])), "computed again: another result")
+        assert refusal(InputError, recomputed, cells, store) == found
+        assert recomputed([], store).startswith("0 of 0 cells")
 
     def test_a_folder_that_cannot_be_made(self, tmp_path: Path) -> None:
         (tmp_path / "file").touch()

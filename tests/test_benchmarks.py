@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import shutil
 import struct
+import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 from support.refusals import data_refused
+from typer.testing import CliRunner
 
-from loihi_convert.data import DATASETS, load_data
-from loihi_convert.data.benchmarks import DESCRIPTIONS, SHA256, load_benchmark, read_file
+from loihi_convert import cli
+from loihi_convert.data import DATASETS, benchmarks, load_data
+from loihi_convert.data.benchmarks import DESCRIPTIONS, SHA256, fetch, load_benchmark, read_file
 from loihi_convert.data.dataset import Dataset
-from loihi_convert.errors import DataError
+from loihi_convert.errors import DataError, PlatformError
 
 
 def idx(array: NDArray[np.uint8]) -> bytes:
@@ -195,6 +199,52 @@ def test_a_set_that_is_not_there_says_how_to_fetch_it(tmp_path: Path, data: str)
     with pytest.raises(DataError) as caught:
         load_data(data, tmp_path)
     assert caught.value.hint == f"Download it: loihi-convert data {data} --data-root {tmp_path}"
+
+
+def test_the_inputs_of_mlperf_tiny_come_from_a_clone_or_a_folder(
+    tmp_path: Path, cifar_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten files of random values for each benchmark; of every five, the first calibrates."""
+    random, clone, labels = np.random.default_rng(0), tmp_path / "clone", np.arange(10)
+    colours, words = random.integers(256, size=(10, 96, 96, 3)), random.integers(-128, 128, size=(10, 1, 49, 10))
+    decibels = random.uniform(-80, 12, size=(10, 40, 5, 128)).astype("<f4")
+    small = colours[:, :32, :32]
+    inputs = {
+        "image-classification": ("ic01", small.astype("u1"), small.transpose(0, 3, 1, 2)),
+        "visual-wake-words": ("vww01", colours.astype("u1"), colours.transpose(0, 3, 1, 2)),
+        "keyword-spotting": ("kws01", words.astype("i1"), words + 128),
+        "anomaly-detection": ("ad01", decibels, np.rint(decibels / 0.3910152316093445 + 217)),
+    }
+    for name, (benchmark, files, pixels) in inputs.items():
+        folder = clone / "datasets" / benchmark
+        folder.mkdir(parents=True)
+        for number in labels:
+            (folder / f"{number}.bin").write_bytes(files[number].tobytes())
+        (folder / "y_labels.csv").write_text("".join(f"{number}.bin,10,{number}\n" for number in labels))
+        rows = np.concatenate([labels[:, None], pixels.reshape(10, -1)], axis=1).astype(np.uint8)
+        digest = hashlib.sha256(rows.tobytes()).hexdigest()
+        monkeypatch.setitem(SHA256, f"mlperf-tiny-{name}", {f"{benchmark}.bin": digest})
+    script = "git init -q; git add .; git -c user.name=a -c user.email=a@b commit -qm a; git rev-parse HEAD"
+    commit = subprocess.run(script, cwd=clone, shell=True, check=True, capture_output=True, text=True).stdout.strip()
+    monkeypatch.setattr(benchmarks, "_ENERGYRUNNER_COMMIT", commit)
+    assert fetch("mlperf-tiny-keyword-spotting", cifar_root, given=clone / "datasets")
+    shutil.rmtree(clone / "datasets")
+    with pytest.raises(PlatformError, match=r"could not be downloaded .*vww01/y_labels.csv"):
+        fetch("mlperf-tiny-visual-wake-words", cifar_root, given=tmp_path)
+    done = CliRunner().invoke(cli.app, ["data", "mlperf-tiny", "--from", str(clone), "--data-root", str(cifar_root)])
+    assert done.exit_code == 0, done.output
+    for name, (_, _, pixels) in inputs.items():
+        splits, scored = load_data(f"mlperf-tiny-{name}", cifar_root), labels % 5 > 0
+        if name == "image-classification":
+            assert (len(splits.train), len(splits.validation), splits.classes[3]) == (5_000, 5_000, "cat")
+            scored[:] = True
+        else:
+            assert np.array_equal(splits.calibration.images.ravel(), pixels[~scored].ravel())
+        assert np.array_equal(splits.test.images.ravel(), pixels[scored].ravel())
+        if name == "anomaly-detection":
+            assert np.abs(splits.test.targets - decibels[scored].reshape(-1, 640)).max() < 0.2
+        else:
+            assert np.array_equal(splits.test.labels, labels[scored])
 
 
 def test_each_set_has_the_described_size(mnist_files: dict[str, bytes]) -> None:

@@ -43,7 +43,7 @@ from loihi_convert.errors import (
     UsageError,
     VerificationError,
 )
-from loihi_convert.ground.files import sha256
+from loihi_convert.ground.files import sha256, write_atomically
 from loihi_convert.ir.provenance import ModelRecord
 from loihi_convert.pipeline import exporting, golden_check
 from loihi_convert.pipeline.exporting import export_graded
@@ -784,6 +784,21 @@ def test_doctor_looks_for_the_extension(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "lava/utils/loihi2_profiler.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
     assert state() == "ok"
+
+
+def test_doctor_lists_leftovers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from loihi_convert.checks.environment import examine
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    assert examine()[-1].found == "none"
+    Path("temporary/loihi-0a1b").mkdir(parents=True)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "replace", lambda *_: None)
+        write_atomically(Path("a.net"), b"")
+    (unfinished,) = Path().glob(".*")
+    found = f"2 unfinished: {unfinished}, {tmp_path}/temporary/loihi-0a1b"
+    assert (examine()[-1].found, examine()[-1].advice) == (found, "Delete what no running command uses.")
 
 
 def test_doctor_without_lava(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

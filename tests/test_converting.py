@@ -101,6 +101,16 @@ def test_each_output_of_a_regression_is_compared_with_its_own_size() -> None:
         require_same_outputs(misread, pixels())
 
 
+class Larger(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (2 if len(x) > 64 else 1)
+
+
+def test_a_forward_that_differs_in_large_batches_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="other outputs: on 40 images they differ by 50 %"):
+        require_same_outputs(Source.from_module(Larger(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)), pixels())
+
+
 class OfTwoImages(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * torch.ones(2, 1)
@@ -109,7 +119,7 @@ class OfTwoImages(nn.Sequential):
 def test_a_forward_that_takes_only_two_images_is_refused() -> None:
     with pytest.raises(UnsupportedModelError) as caught:
         require_same_outputs(Source.from_module(OfTwoImages(nn.Flatten(), nn.Linear(64, 3)), (1, 8, 8)), pixels())
-    assert caught.value.found.startswith(f"its forward fails on {len(pixels())} images at once (The size of tensor")
+    assert caught.value.found.startswith("its forward fails on 65 images at once (The size of tensor")
     assert caught.value.expected == "must take any number of images"
     assert caught.value.where == "OfTwoImages"
 

@@ -394,6 +394,17 @@ def test_results_count_spikes_and_the_synapses_they_reach(tmp_path: Path) -> Non
         assert result.channel_spikes[index].tolist() == by_channel, layer.name
 
 
+def test_a_run_says_how_many_weights_are_rounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    layer = small_layers()[3]
+    layer["weight"][0, :2] = 3.5
+    path = write_external(tmp_path / "model.net", [layer])
+    np.savez(tmp_path / "own.npz", images=np.full((6, 1, 6, 9), 9, np.uint8), labels=np.arange(6) % 3)
+    done = invoker(monkeypatch, capsys)("run", path, "--data", tmp_path / "own.npz", "-o", tmp_path / "run")
+    assert (done.code, "2 weights in the file are not integers" in " ".join(done.err.split())) == (0, True)
+
+
 def test_images_and_options_that_do_not_fit(tmp_path: Path) -> None:
     network = external.read_external(write_external(tmp_path / "model.net", small_layers()))
     images = np.zeros((1, 2, 5, 4), np.uint8)

@@ -9,7 +9,9 @@ import shlex
 import shutil
 import signal
 import sys
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -180,6 +182,24 @@ def test_a_scheduler_without_workers_or_keys_is_named(caplog: pytest.LogCaptureF
         cluster.wait_for_workers(1)
         with standing_cluster(address):
             assert told() == []
+
+
+def test_the_loss_of_the_last_worker_is_said(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clusters, "_LOOK_SECONDS", 0.05)
+    with (
+        LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0") as cluster,
+        Client(cluster) as client,
+        ThreadPoolExecutor(1) as thread,
+    ):
+        found = thread.submit(DaskWorkers(client).map, at_once, 0.2, range(10))
+        time.sleep(0.5)
+        cluster.scale(0)
+        deadline = time.monotonic() + 20
+        while "the last worker is gone: waiting" not in caplog.text and time.monotonic() < deadline:
+            time.sleep(0.05)
+        cluster.scale(1)
+        assert found.result(30) == [1] * 10
+    assert caplog.text.count("the last worker is gone: waiting") == 1
 
 
 def test_no_scheduler(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from dataclasses import replace
 
 import numpy as np
@@ -14,14 +15,16 @@ from scipy.stats import binomtest
 from support.strategies import Case, networks
 from torch.nn import functional
 
+from loihi_convert.backends import result as results
 from loihi_convert.backends.reference import run_network
-from loihi_convert.backends.result import RunResult
+from loihi_convert.backends.result import RunResult, result_size
 from loihi_convert.chip import limits
 from loihi_convert.errors import DataError
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.statistics import constant_accuracy, mcnemar_p_value, wilson_interval
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense
+from loihi_convert.metrics.early_exit import MarginChoice
 from loihi_convert.metrics.evaluation import Evaluation, ExpectedClasses, evaluate, reported_timesteps
 
 # Class of each of four images after each of three steps, and what it should have been.
@@ -220,6 +223,23 @@ def random_run(network: QuantizedNetwork, image_count: int, timesteps: int, seed
     potentials = rng.integers(-5, 5, (image_count, timesteps, network.shapes[-1][0])).astype(np.int32)
     fired = rng.random(potentials.shape) < 0.3 if network.readout == "spikes" else None
     return RunResult(potentials, spikes, 2 * spikes, 1.0, 0.0, output_spikes=fired)
+
+
+@pytest.mark.parametrize("has_spikes", [False, True])
+def test_an_evaluation_needs_little_memory_beside_the_result(monkeypatch: pytest.MonkeyPatch, has_spikes: bool) -> None:
+    monkeypatch.setattr(results, "_PART_OUTPUTS", 2**13)
+    network = small_network()
+    if has_spikes:
+        last = replace(network.layers[-1], neuron=IntegerNeuron(np.full(3, 5), np.zeros(3, int)))
+        network = replace(network, layers=(*network.layers[:-1], last))
+    run = random_run(network, 2_000, 256, 0)
+    margins = {"margin": 2, "curve_margins": (1, 3), "split": "validation", "image_count": 9, "by_labels": True}
+    choice = MarginChoice.model_validate({**margins, "tolerance_points": 0.1, "timesteps": 256})
+    tracemalloc.start()
+    evaluate(run, network, exit_choice=choice)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < result_size(network, 2_000, 256) / 10
 
 
 @settings(max_examples=40, deadline=None)

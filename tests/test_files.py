@@ -15,6 +15,7 @@ from loihi_convert.ground.files import (
     asked,
     refuse_to_overwrite,
     refuse_to_replace,
+    require_fits,
     require_writable,
     sha256,
     write_atomically,
@@ -162,3 +163,23 @@ def test_refuse_to_overwrite(tmp_path: Path) -> None:
         refuse_to_overwrite(tmp_path, overwrite=False)
     assert caught.value.where == str(tmp_path)
     assert "`overwrite=True`" in caught.value.hint
+
+
+def test_of_two_writers_without_overwrite_the_first_wins(tmp_path: Path) -> None:
+    path = tmp_path / "model.net"
+    write_atomically(path, b"first", overwrite=False)
+    with pytest.raises(InputError, match=r"model\.net: exists already; nothing was changed"):
+        write_atomically(path, b"second", overwrite=False)
+    assert [(entry.name, entry.read_bytes()) for entry in tmp_path.iterdir()] == [("model.net", b"first")]
+
+
+def test_an_input_may_take_2_gib_or_32_times_its_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gib = 2**30
+    require_fits(2 * gib, 1, tmp_path)
+    require_fits(4 * gib, gib // 8, tmp_path)
+    for size, stored, limit in ((3 * gib, 1, "2.0 GiB"), (5 * gib, gib // 8, "4.0 GiB")):
+        with pytest.raises(InputError, match=f"takes {size / gib} GiB; must take at most {limit}.* to {size // gib}"):
+            require_fits(size, stored, tmp_path)
+    monkeypatch.setenv("LOIHI_CONVERT_GIB", "0.5")
+    with pytest.raises(InputError, match=r"at most 0\.5 GiB"):
+        require_fits(gib, gib, tmp_path)

@@ -11,6 +11,7 @@ from loihi_convert.cnn.models import ARCHITECTURES, RoundedWeights, build_model
 from loihi_convert.cnn.qcfs import Qcfs
 from loihi_convert.cnn.recipe import default_architecture
 from loihi_convert.data import DATASETS
+from loihi_convert.data.benchmarks import TINY
 from loihi_convert.errors import UsageError
 from loihi_convert.lowering import to_relu_network
 from loihi_convert.simulation.relu import relu_outputs
@@ -121,7 +122,7 @@ def test_every_architecture_converts(architecture: str) -> None:
 
 def test_each_data_set_has_an_architecture_that_takes_it() -> None:
     shapes = {"digits": (1, 8, 8), "mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
-    assert tuple(shapes) == DATASETS
+    assert tuple(shapes) == tuple(name for name in DATASETS if name not in TINY)
     for data, shape in shapes.items():
         with torch.device("meta"):
             build_model(default_architecture(data), shape, 10)

@@ -143,6 +143,14 @@ def test_a_normalization_given_twice_is_found() -> None:
     assert "Without `mean` and `std` it is 94.00 % of 200: the CNN may normalize its images itself." in found.warning
 
 
+@pytest.mark.parametrize("data", ["digits", None])
+def test_images_with_rows_and_columns_swapped_are_found(data: str | None) -> None:
+    turned = replace(DIGITS.validation, images=DIGITS.validation.images.swapaxes(2, 3))
+    found = judged(source(classifier(), data), turned, KIND, data=data)
+    assert found.accuracy < 0.5
+    assert "With rows and columns of the images swapped it is 94.00 % of 200: transpose the images" in found.warning
+
+
 def test_images_without_information_give_a_warning() -> None:
     """Nearly black images, to which the CNN gives one class."""
     dark = Dataset(2 * (DIGITS.validation.images > 127).astype(np.uint8), None)
@@ -195,7 +203,7 @@ def test_what_no_normalization_explains() -> None:
         torch.manual_seed(0)
         model = nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, 10))
     untrained = judged(source(model), DIGITS.validation, KIND, data="digits")
-    assert "No usual normalization explains it" in untrained.warning
+    assert "No usual normalization, nor swapped rows and columns, explains it" in untrained.warning
     # Of few images, chance may be all.
     few = judged(source(model, None), DIGITS.validation[:9], KIND)
     assert few.warning == ""

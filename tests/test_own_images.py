@@ -617,3 +617,17 @@ def test_a_damaged_npz_is_an_error_or_the_same(tmp_path: Path) -> None:
             assert np.array_equal(splits.test.images[:, 0], images)
             assert splits.test.labels is None or splits.test.labels.tolist() == [0, 1, 2]
     assert refused > 200
+
+
+def test_what_takes_too_much_memory_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(3):
+        put(tmp_path / f"images/{number}.png", grey(number))
+    np.savez_compressed(tmp_path / "own.npz", images=np.zeros((9, 4, 6), np.uint8))
+    monkeypatch.setenv("LOIHI_CONVERT_GIB", "0")
+    monkeypatch.setattr(Image.Image, "load", lambda _: pytest.fail("decoded"))
+    with data_refused(tmp_path / "images/0.png", "with 3 images of its size it takes"):
+        load_image_folder(tmp_path / "images")
+    with data_refused(tmp_path / "own.npz", "takes"):
+        load_npz(tmp_path / "own.npz")

@@ -1,4 +1,4 @@
-"""Progress without a terminal: a line every 30 seconds."""
+"""Progress without a terminal: a line after 5 seconds, and every 30."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 
 from loihi_convert.cli.console import log
 from loihi_convert.ground.progress import (
+    FIRST_SECONDS,
     LINE_SECONDS,
     current_progress,
     progress_bar,
@@ -18,17 +19,17 @@ from loihi_convert.ground.progress import (
 )
 
 
-def test_a_line_every_30_seconds(capsys: pytest.CaptureFixture[str]) -> None:
-    times: Iterator[float] = iter([0.0, 10.0, 30.0, 59.0, 60.0, 61.0])
+def test_a_line_after_5_seconds_and_every_30(capsys: pytest.CaptureFixture[str]) -> None:
+    times: Iterator[float] = iter([0.0, 4.0, 6.0, 35.0, 36.0, 65.0])
     update = progress_lines("a.net: running on \x1b[31mref", lambda: next(times))
     for done in (100, 300, 590, 600, 610):
         update(done, 1000)
-    assert LINE_SECONDS == 30
+    assert (FIRST_SECONDS, LINE_SECONDS) == (5, 30)
     out, err = capsys.readouterr()
     assert out == ""
     assert err.splitlines() == [
-        r"a.net: running on \x1b[31mref: 300 of 1,000 (30 %), 30 s",
-        r"a.net: running on \x1b[31mref: 600 of 1,000 (60 %), 60 s",
+        r"a.net: running on \x1b[31mref: 300 of 1,000 (30 %), 6 s, 14 s left",
+        r"a.net: running on \x1b[31mref: 600 of 1,000 (60 %), 36 s, 24 s left",
     ]
 
 
@@ -61,7 +62,7 @@ def test_work_continues_if_stderr_is_closed(
 
 
 def test_only_the_outer_of_two_is_shown(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("loihi_convert.ground.progress.LINE_SECONDS", -1.0)
+    monkeypatch.setattr("loihi_convert.ground.progress.FIRST_SECONDS", -1.0)
     with progress_bar("outer"):
         with progress_bar("inner"):
             current_progress()(1, 2)

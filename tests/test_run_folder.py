@@ -22,13 +22,16 @@ from support import oracle
 from support.evaluations import LABELS, entry
 from support.strategies import Case, networks
 
+from loihi_convert.backends import result as results
 from loihi_convert.backends.reference import run_network
 from loihi_convert.errors import DataError, InputError, UsageError
 from loihi_convert.ground import files
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.metrics.evaluation import Evaluation, evaluate
-from loihi_convert.runs import columns, run_folder
+from loihi_convert.report.build import report
+from loihi_convert.report.page import html, markdown
+from loihi_convert.runs import run_folder
 from loihi_convert.runs.columns import FileResults, ImageFacts
 from loihi_convert.runs.run_folder import ReadFile, new_manifest, read_run
 
@@ -154,7 +157,7 @@ def test_early_exit_csv_holds_every_margin_exactly(tmp_path: Path) -> None:
 def test_predictions_csv_has_a_row_for_every_image_and_reported_timesteps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, block: int
 ) -> None:
-    monkeypatch.setattr(columns, "_BLOCK", block)
+    monkeypatch.setattr(results, "_PART_IMAGES", block)
     run = entry([20, 150, 190])
     write(tmp_path, run, paths=[f"{index}.png" for index in range(200)])
     result = run.result
@@ -206,6 +209,26 @@ def test_names_with_line_ends_and_quotes_are_read_back(tmp_path: Path) -> None:
     assert {(row["file"], row["path"]) for row in rows} == {("a\rb", "c\rd")}
     assert all(row["class_name"] == classes[int(row["class"])] for row in rows)
     assert read_run(tmp_path).confusions["a\rb"].classes == classes
+
+
+def test_names_are_no_formulas_and_control_nothing(tmp_path: Path) -> None:
+    """Those of files are read back, with control characters escaped; numbers stay."""
+    classes = ("=1+1", "-2+cmd|' /C calc'!A0", "\x1b[2J-3\x9b")
+    made = new_manifest(network="a", data="a", data_fingerprint="", backend="ref", files=[], command_line=[], seed=None)
+    run, folder = entry([20, 150], name="@a\x1b"), tmp_path / "run"
+    write(
+        folder, run, paths=["-3.5e1", "+2-3", "'=a", "-"] * 50, classes=classes, manifest={**made, "classes": classes}
+    )
+    rows = read_csv(folder / "predictions.csv")
+    assert {(row["file"], row["path"]) for row in rows[:8]} == {
+        (r"'@a\x1b", path) for path in ("-3.5e1", "'+2-3", "''=a", "'-")
+    }
+    written = ("'=1+1", "'-2+cmd|' /C calc'!A0", r"\x1b[2J-3\x9b")
+    assert all(row["class_name"] == written[int(row["class"])] for row in rows)
+    assert not any(byte < 32 and byte != 10 for path in folder.glob("*.csv") for byte in path.read_bytes())
+    assert read_run(folder).evaluations == {r"@a\x1b": run.evaluation}
+    page = report([read_run(folder)])
+    assert not {"\x1b", "\x9b"} & {*html(page), *markdown(page)}
 
 
 def test_a_row_ends_with_a_line_feed(tmp_path: Path) -> None:

@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from loihi_convert import netx
+from loihi_convert.backends import result as results
 from loihi_convert.backends.reference import ReferenceBackend
 from loihi_convert.backends.result import RunResult
 from loihi_convert.data import DataSplits, load_data
-from loihi_convert.errors import VerificationError
+from loihi_convert.errors import UsageError, VerificationError
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Dense
 from loihi_convert.pipeline.opening import OpenedFile, open_file
+from loihi_convert.pipeline.options import RunOptions
 from loihi_convert.pipeline.running import run_into_folder
 
 NAMES = ("a.net", "b.net", "c.net")
@@ -71,3 +73,18 @@ def test_three_files_give_one_folder(tmp_path: Path, digits: DataSplits, files: 
     assert [run.path.name for run in done.runs] == list(NAMES)
     assert done.folder == tmp_path / "runs"
     assert sorted(done.files) == sorted(done.folder.iterdir())
+
+
+def test_all_results_kept_at_a_time_share_the_limit(
+    tmp_path: Path, digits: DataSplits, files: list[OpenedFile], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = RunOptions(exit_tolerance=None)
+    # 4 bytes for each of 5 images x 4 steps x 10 outputs; on sim those of ref, too.
+    monkeypatch.setattr(results, "MAX_TRACE", 2 * 800)
+    assert (
+        len(run_into_folder(tmp_path / "two", files[:2], ReferenceBackend(), digits, digits.test[:5], options).runs)
+        == 2
+    )
+    for some, backend in ((files, ReferenceBackend()), (files[:2], SecondIsWrong())):
+        with pytest.raises(UsageError, match=r"x 4 steps takes .* MiB with what is kept beside it; must"):
+            run_into_folder(tmp_path / "more", some, backend, digits, digits.test[:5], options)

@@ -602,6 +602,8 @@ class TestDigits:
         on_front = [row["cell"] for row in best["cells"] if row["is_on_front"]]
         assert sorted(best["front"]) == sorted(on_front)
         assert len(best["cells"]) == 4
+        verified = sweep("model.pt", "-T", "1,4", "--balance", "percentile", "--verify", *HERE)
+        assert (verified.code, "2 of 2 cells computed again: equal" in verified.err) == (0, True)
         top = max(best["cells"], key=lambda row: row["accuracy"])
         assert f"Best: {100 * top['accuracy']:.2f} %" in lines[0]
 
@@ -759,3 +761,5 @@ def test_a_grid_needs_values() -> None:
         Grid((NETWORK,), {"bits": [4]})
     with pytest.raises(UsageError, match="found none"):
         Grid((), {})
+    with pytest.raises(UsageError, match="found 1,000,000 cells"):
+        Grid((NETWORK,), {"timesteps": range(1, 1001), "percentile": range(1, 1001)})

@@ -18,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from loihi_convert.cnn.stored_states import Skipped, _Name, read_pt, write_pt
+from loihi_convert.cnn.stored_states import Skipped, _Name, read_pt, states_in, write_pt
 from loihi_convert.errors import CheckpointError
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -200,3 +200,11 @@ def test_archives_that_torch_does_not_write_are_refused(pt: Path) -> None:
     pt.write_bytes(content)
     rewrite(pt, {"byteorder": b"big"})
     assert "not little-endian" in refused(pt)
+
+
+def test_dicts_that_hold_each_other_are_refused() -> None:
+    content: dict[str, object] = {}
+    for _ in range(3):
+        content = {str(name): content for name in range(100)}
+    with pytest.raises(CheckpointError, match="the same dicts"):
+        states_in(content)

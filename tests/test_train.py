@@ -325,7 +325,7 @@ def test_finished_epochs_are_kept(few: DataSplits, tmp_path: Path, batches: int,
 def test_an_interruption_before_the_file_is_written_keeps_the_training(
     few: DataSplits, straight: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(trained: Checkpoint, path: Path) -> None:
+    def interrupted(trained: Checkpoint, path: Path, *, overwrite: bool) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -389,6 +389,21 @@ def test_resume_refuses_other_data(few: DataSplits, tmp_path: Path, part: str, c
         run(dataclasses.replace(few, **{part: Dataset(*other[changed])}), output, resume=True)
     assert "its digest of images and labels is" in caught.value.found
     assert "a DataLoader with shuffle=False" in caught.value.hint
+
+
+def test_of_two_trainings_of_one_file_the_second_fails_and_its_state_stays(few: DataSplits, tmp_path: Path) -> None:
+    output = tmp_path / "model.pt"
+
+    def meet_another(epoch: int, accuracy: float) -> None:
+        if epoch == 1:
+            with pytest.raises(InputError, match=r"model\.pt\.resume\.pt: exists already; nothing was changed"):
+                run(few, output, overwrite=False)
+        output.touch()
+
+    with pytest.raises(InputError, match=r"model\.pt: exists already; nothing was changed"):
+        run(few, output, overwrite=False, on_epoch=meet_another)
+    output.unlink()
+    assert len(run(few, output, resume=True).recipe["validation_accuracy_per_epoch"]) == 4
 
 
 def test_a_folder_in_place_of_the_output_is_refused_before_the_first_batch(few: DataSplits, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
@@ -17,6 +17,10 @@ from loihi_convert.ground.choices import MAX_TIMESTEPS, BackendName
 from loihi_convert.ir.graded import GradedNetwork
 from loihi_convert.ir.network import Spiking, classes_of, require_images
 from loihi_convert.ir.quantized import QuantizedNetwork, joined_digits
+
+# Most images, and most outputs of all their steps, of a part of a result.
+_PART_IMAGES: Final = 1_000
+_PART_OUTPUTS: Final = 2**20
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,6 +135,23 @@ class RunResult:
         """int64 ``(N, T)``: the predicted class after each step, see `ir.network.classes_of`."""
         return classes_of(self.outputs)
 
+    def classes_after(self, timesteps: int | Sequence[int]) -> Array:
+        """int64 ``(N, ...)``: `predictions` after ``timesteps``; those of all steps are not kept."""
+        return np.concatenate([part.predictions[:, np.subtract(timesteps, 1)] for part in self.parts()])
+
+    def parts(self) -> Iterator[RunResult]:
+        """Yield views of the result for some images at a time, so that what is computed from them stays small."""
+        count = max(1, min(_PART_IMAGES, _PART_OUTPUTS // math.prod(self.potentials.shape[1:])))
+        for first in range(0, len(self.potentials), count):
+            images = slice(first, first + count)
+            yield replace(
+                self,
+                potentials=self.potentials[images],
+                spike_counts=self.spike_counts[images],
+                synaptic_operations=self.synaptic_operations[images],
+                output_spikes=None if self.output_spikes is None else self.output_spikes[images],
+            )
+
 
 def concatenated(results: Sequence[RunResult]) -> RunResult:
     """Return the result of consecutive images from the results of their parts, in order: of one file, T and backend.
@@ -160,7 +181,8 @@ def concatenated(results: Sequence[RunResult]) -> RunResult:
 def are_saturated(potentials: Array) -> Array:
     """Return whether a potential of each image, ``(N, T, ...)``, was at an end of its range after any step: it may have
     been clipped."""
-    return np.asarray(np.abs(potentials).max(axis=tuple(range(1, potentials.ndim))) >= limits.POTENTIAL_LIMIT)
+    axes = tuple(range(1, potentials.ndim))
+    return np.asarray(np.maximum(potentials.max(axis=axes), -potentials.min(axis=axes)) >= limits.POTENTIAL_LIMIT)
 
 
 def concatenated_if_known(parts: Sequence[Array | None]) -> Array | None:
@@ -210,7 +232,7 @@ def first_difference(result: RunResult, reference: RunResult, *, first_image: in
 
 
 MAX_TRACE: Final = 2**32
-"""Most bytes of the result of a run, including spikes and potentials of a traced run."""
+"""Most bytes of all results that a run keeps at a time, including spikes and potentials of a traced run."""
 
 
 def check_run(network: QuantizedNetwork, images: Array, timesteps: int, *, trace: bool = False) -> None:
@@ -246,11 +268,14 @@ def result_size(network: Spiking[Any], images: int, timesteps: int, *, trace: bo
     return timesteps * (images * per_step + 8 * channels)
 
 
-def require_result_size(network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False) -> None:
-    """Raise a `UsageError` if the result of a run exceeds `MAX_TRACE`."""
-    size = result_size(network, images, timesteps, trace=trace)
+def require_result_size(
+    network: Spiking[Any], images: int, timesteps: int, *, trace: bool = False, besides: int = 0
+) -> None:
+    """Raise a `UsageError` if the result of a run, with the bytes kept ``besides``, exceeds `MAX_TRACE`."""
+    size = besides + result_size(network, images, timesteps, trace=trace)
     if size > MAX_TRACE:
         found = f"the result of {images} images x {timesteps} steps takes {size / 2**20:.1f} MiB"
+        found += " with what is kept beside it" if besides else ""
         expected = f"must be at most {MAX_TRACE / 2**20:.0f} MiB"
         hint = f"{'Trace' if trace else 'Run'} fewer images."
         raise UsageError(found, where="trace" if trace else "images", expected=expected, hint=hint)

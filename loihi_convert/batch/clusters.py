@@ -16,8 +16,8 @@ import sys
 import threading
 import time
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from copy import copy
 from functools import lru_cache
 from pathlib import Path
@@ -54,6 +54,7 @@ _WORKER_KEYS: Final = ("tls_ca_file", "tls_worker_cert", "tls_worker_key")
 
 _CONNECT_SECONDS: Final = 10
 _SUBMIT_SECONDS: Final = 0.1
+_LOOK_SECONDS: Final = 3
 
 
 class _WithoutHttp:
@@ -298,7 +299,7 @@ class DaskWorkers:
                 # A worker that is gone is not waited for.
                 near = {} if address is None else {"workers": [address], "allow_other_workers": True}
                 running[self._submit(_mapped, function, kept, item, **near)] = index
-            for future in as_completed(list(running)):
+            for future in self._ended(running):
                 index = running.pop(future)
                 item = items[index]
                 if error := _error_of(future, item):
@@ -326,10 +327,29 @@ class DaskWorkers:
             future = self._submit(outcome_of, one, needed)
             futures[one.name], running[future] = future, one
         futures.clear()
-        for future in as_completed(list(running)):
+        for future in self._ended(running):
             one = running.pop(future)
             error = _error_of(future, "it")
             yield one, future.result() if error is None else Outcome(error=str(error), is_final=False)
+
+    def _ended(self, running: Iterable[Any]) -> Iterator[Any]:
+        """Yield the futures as they end; meanwhile say if no worker is left."""
+        is_done = threading.Event()
+
+        def watch() -> None:
+            count = 0
+            while not is_done.wait(_LOOK_SECONDS):
+                with suppress(OSError, TimeoutError, ValueError, RuntimeError):
+                    before, count = count, len(self._client.nthreads())
+                    if before and not count:
+                        _LOG.warning("the last worker is gone: waiting for another one; Ctrl-C keeps what is finished")
+
+        # Its end is not waited for: a scheduler that is gone does not answer.
+        threading.Thread(target=watch, daemon=True).start()
+        try:
+            yield from as_completed(list(running))
+        finally:
+            is_done.set()
 
     def _submit(self, function: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         with warnings.catch_warnings():

@@ -2,7 +2,7 @@
 
 ::
 
-    cells/<name>.json     identity and result, or error; the same bytes wherever it is computed
+    cells/<name>.json     identity, result or error, and their SHA-256; the same bytes wherever it is computed
     cells/<name>.seconds  how long it took, for estimates
 """
 
@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import statistics
+import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -102,8 +103,12 @@ class Computation(ABC, Generic[R]):
     @cached_property
     def name(self) -> str:
         """SHA-256 of `identity`, hexadecimal."""
-        text = json.dumps(self.identity, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
+        return _digest(self.identity)
+
+
+def _digest(content: Mapping[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -176,8 +181,11 @@ class Store:
         make_folder(self._cells, self._parameter)
 
     def get(self, one: Computation[Any]) -> Outcome | None:
-        """Return the stored outcome, or None; raise an `InputError` if its file is damaged."""
-        path = self._path(one, "json")
+        """Return the stored outcome, or None; raise an `InputError` if its file is damaged.
+
+        None, too, if it was stored by an earlier version, without its digest.
+        """
+        path = self.path(one)
         try:
             text = path.read_text(encoding="utf-8")
         except (FileNotFoundError, NotADirectoryError):
@@ -188,6 +196,11 @@ class Store:
             content = json.loads(text)
             if content["key"] != json.loads(json.dumps(one.identity)):
                 raise InputError("its contents do not match its name", where=path, hint=_REMOVE)
+            stored = content.pop("sha256", None)
+            if stored is None:
+                return None
+            if stored != _digest(content):
+                raise InputError("changed since it was computed: its SHA-256 differs", where=path, hint=_REMOVE)
             if "error" in content:
                 return Outcome(error=str(content["error"]))
             return Outcome(result=one.result_type.model_validate_json(json.dumps(content["result"])))
@@ -203,28 +216,30 @@ class Store:
             If it cannot be written.
         """
         assert outcome.is_final
-        found = (
-            {"error": outcome.error} if outcome.result is None else {"result": outcome.result.model_dump(mode="json")}
-        )
-        text = json.dumps({"key": one.identity, **found}, indent=1, sort_keys=True, allow_nan=False)
+        result = outcome.result
+        found = {"error": outcome.error} if result is None else {"result": result.model_dump(mode="json")}
+        content = {"key": one.identity, **found}
+        content["sha256"] = _digest(content)
+        text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False)
         try:
-            write_atomically(self._path(one, "json"), (text + "\n").encode())
+            write_atomically(self.path(one), (text + "\n").encode())
         except InputError as error:
             hint = "Finished cells are kept. Make the folder writable, and run the same command again to continue."
             raise InputError(error.found, where=self._cells, hint=hint) from error
         # A refusal takes no time.
         if outcome.result is not None:
             with suppress(InputError):
-                write_atomically(self._path(one, "seconds"), f"{outcome.duration:.3f}\n".encode())
+                write_atomically(self.path(one, "seconds"), f"{outcome.duration:.3f}\n".encode())
 
     def duration(self, one: Computation[Any]) -> float | None:
         """Return how many seconds it took, if known."""
         try:
-            return float(self._path(one, "seconds").read_text())
+            return float(self.path(one, "seconds").read_text())
         except (OSError, ValueError):
             return None
 
-    def _path(self, one: Computation[Any], suffix: str) -> Path:
+    def path(self, one: Computation[Any], suffix: str = "json") -> Path:
+        """Return the file of its outcome."""
         return self._cells / f"{one.name}.{suffix}"
 
 
@@ -328,6 +343,29 @@ def compute_missing(
             state += f", about {duration((time.monotonic() - started) * left / sum(measured))} left"
         told(one, outcome, state)
     return {name: outcome for name, outcome in found.items() if not outcome.is_final}
+
+
+_VERIFIED: Final = 3
+"""Outcomes that `recomputed` computes again: each takes as long as before."""
+
+
+def recomputed(wanted: Sequence[Computation[Any]], store: Store) -> str:
+    """Compute some stored outcomes of ``wanted`` again, evenly spaced, and return a sentence on how many.
+
+    Raises
+    ------
+    InputError
+        If one differs, or is damaged; the digests of all are compared, see `Store.get`.
+    """
+    known = {one.name: (one, outcome) for one in wanted if (outcome := store.get(one)) is not None}
+    chosen = [*known.values()][:: -(-len(known) // _VERIFIED) or 1]
+    with tempfile.TemporaryDirectory() as folder:
+        failed = compute_missing([one for one, _ in chosen], again := Store(Path(folder)))
+        for one, outcome in chosen:
+            if (found := failed.get(one.name) or again.get(one)) != outcome:
+                why = (found and found.error) or "another result"
+                raise InputError(f"computed again: {why}", where=store.path(one), hint=_REMOVE)
+    return f"{len(chosen)} of {len(known)} cells computed again: equal; the SHA-256 of every cell matches"
 
 
 def _outcomes_here(waiting: Sequence[Computation[Any]], known: Known) -> Iterator[tuple[Computation[Any], Outcome]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 import tempfile
 from collections import Counter
@@ -233,6 +234,8 @@ SECONDS_PER_WORK: Final = 1.1e-11
 _FIXED_WORK: Final = 3e10
 """Work of writing and reading the file, as multiplications."""
 
+_MOST_CELLS: Final = 100_000
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -266,6 +269,8 @@ class Grid:
                 raise UsageError(f"found {name}", where="grid", expected=one_of(OPTIONS))
             if not values:
                 raise UsageError("found no value", where=name, expected="must have at least one value")
+        if (count := math.prod(map(len, (self.networks, *self.values.values())))) > _MOST_CELLS:
+            raise UsageError(f"found {count:,} cells", where="grid", expected=f"must be at most {_MOST_CELLS:,}")
         for copies in self.values.get("skip_copies", ()):
             require_skip_copies(copies)
         settings = self.settings

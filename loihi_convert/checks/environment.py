@@ -5,7 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import platform
+import shlex
 import sys
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, Literal
@@ -21,6 +23,7 @@ from loihi_convert.ground.dependencies import (
     other_interpreter,
     unsuitable_version,
 )
+from loihi_convert.ground.files import UNFINISHED
 
 State = Literal["ok", "absent", "broken"]
 
@@ -43,6 +46,7 @@ _INSTALL_LAVA: Final = (
     f"Run: {INSTALL_LAVA_ON_3_10}" if _IS_3_10 else f"Run: {INSTALL_LAVA_ABOVE_3_10}\n{EXPECTED_OF_PIP}"
 )
 _INSTALL_LAVA_DL: Final = f"Run: {INSTALL_LAVA_DL_ON_3_10}\n{REPLACED_BY_LAVA_DL}" if _IS_3_10 else _INSTALL_LAVA
+_SHOWN: Final = 20
 _SMALL_NETWORK: Final = Path(__file__).parents[1] / "golden" / "model.net"
 
 
@@ -76,7 +80,7 @@ def examine(lava_python: str | None = None, *, run_lava: bool = False) -> tuple[
     packages, is_wanted = tuple(map(_installed, MODULES)), run_lava or lava_python is not None
     is_complete = all(check.state == "ok" for check in packages)
     lava = _lava(other_interpreter(lava_python), run=is_complete and is_wanted, is_wanted=is_wanted)
-    return (_linux(), _python(), *packages, *map(_installed, OPTIONAL), lava, _lava_dl(), _loihi())
+    return (_linux(), _python(), *packages, *map(_installed, OPTIONAL), lava, _lava_dl(), _loihi(), _leftovers())
 
 
 def _linux() -> Check:
@@ -85,6 +89,15 @@ def _linux() -> Check:
         return Check("Linux", "ok", found)
     advice = "If a command fails, use Linux, for example in a container."
     return Check("Linux", "absent", f"this is {platform.system()} {found}; tested on Linux only", advice)
+
+
+def _leftovers() -> Check:
+    """List what commands ended by SIGKILL may have left in this folder, in run folders and in TMPDIR."""
+    found = [*Path().glob(UNFINISHED), *Path().glob(f"runs/*/{UNFINISHED}")]
+    found += Path(tempfile.gettempdir()).glob("loihi-*")
+    names = ", ".join(shlex.quote(str(path)) for path in found[:_SHOWN]) + ", ..." * (len(found) > _SHOWN)
+    advice = "Delete what no running command uses." if found else ""
+    return Check("Leftovers", "ok", f"{len(found)} unfinished: {names}" if found else "none", advice)
 
 
 def _python() -> Check:

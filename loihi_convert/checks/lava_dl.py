@@ -123,8 +123,7 @@ def graded_spikes_are_the_changes_of_an_input(file: StockFile) -> Iterator[Viola
 
 
 def weights_are_whole_numbers(layer: StockLayer) -> Iterator[Violation]:
-    weight = layer.synaptic_weights
-    if weight is not None and (odd := int(np.count_nonzero(~_is_whole(weight)))):
+    if odd := layer.fractional_weights:
         fix = "Quantize them, as `loihi-convert export` and slayer's export_hdf5 do."
         yield Violation(f"{odd:,} weights are not integers", "netx rounds them towards 0", _NETX, fix)
 

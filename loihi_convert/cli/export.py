@@ -82,8 +82,8 @@ def export(
     model
         Trained CNN: a checkpoint (from torch.save, with any suffix, or safetensors), an ONNX file, or a NIR file.
     data
-        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the benchmark
-        set the CNN was trained on.
+        Data set (a name of `loihi-convert data`, such as mnist), a folder of images, or an .npz file. Default: the
+        benchmark set the CNN was trained on.
     calibration
         Calibration images: split, all, or a number (first N of the split).
     expect

@@ -91,7 +91,7 @@ def show_plan(words: Sequence[str], path: Path, planned: ChipPlan, board: BoardO
             f"{NEUROCORES}: check that the board has {math.ceil(planned.neurocores[1] / NEUROCORES):,} chips"
         )
     if not is_unchanged:
-        write_atomically(written, text)
+        write_atomically(written, text, overwrite=board.overwrite)
     log(f"nothing was run; {f'{written} is unchanged' if is_unchanged else f'wrote {written}'}")
 
 

@@ -6,7 +6,6 @@ import shlex
 import webbrowser
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,7 +98,7 @@ def models(as_json: options.AsJson = False, details: bool = False) -> None:
     """
     known = named_models()
     if as_json:
-        say_json({"models": [_json(model) for model in known]})
+        say_json({"models": [model._asdict() | {"path": model.path and str(model.path)} for model in known]})
         return
     if not known:
         raise InputError("no models are installed", hint=f"They are in {REPOSITORY_FOLDER}/ of the repository.")
@@ -154,17 +153,11 @@ def _say_details(known: Sequence[NamedModel]) -> None:
             echo(f"  {model.name:{max(len(row.name) for row in rows)}}  {model.byte_count / 1e6:.2f} MB  {model.place}")
 
 
-def _json(model: NamedModel) -> dict[str, object]:
-    return {**model._asdict(), "path": None if model.path is None else str(model.path)}
-
-
-_HEADS = ("data set", "", "size", "training", "test", "pixels")
-
-
 def data(
     names: Annotated[list[str] | None, Flag("NAME", is_argument=True)] = None,
     *,
     images: Annotated[DataRequest, Flag(panel=BASICS, only=("data_root",))],
+    given: Annotated[Path | None, Flag(name="--from", panel=BASICS)] = None,
     as_json: options.AsJson = False,
 ) -> None:
     """Download benchmark data sets, or list them; every file is checked by its SHA-256.
@@ -172,22 +165,29 @@ def data(
     Parameters
     ----------
     names
-        Data sets to download: mnist, fashion-mnist, cifar10. Default: list all data sets.
+        Data sets to download: mnist, fashion-mnist, cifar10; mlperf-tiny is all sets of MLPerf Tiny. Default: list all
+        data sets.
+    given
+        For sets of MLPerf Tiny: a clone of EEMBC's repository energyrunner, or a folder with the same inputs, to take
+        them from.
     """
     from loihi_convert.data import DATASETS, default_root
-    from loihi_convert.data.benchmarks import fetch, require_dataset, state
+    from loihi_convert.data.benchmarks import TINY, fetch, require_dataset, state
 
     root = images.data_root or default_root()
-    for name in names or ():
+    names = [each for name in names or () for each in (TINY if name == "mlperf-tiny" else [name])]
+    for name in names:
         require_dataset(name)
-    downloaded = [name for name in dict.fromkeys(names or ()) if fetch(name, root, partial(_say_source, name))]
+        if given is not None and name not in TINY:
+            raise UsageError(f"given for {name}", where="given", expected="is for sets of MLPerf Tiny")
+    downloaded = [name for name in dict.fromkeys(names) if fetch(name, root, given=given)]
     states = {name: state(name, root) for name in names or DATASETS}
     if as_json:
         there = {name: found.is_there for name, found in states.items()}
         say_json({"data_root": str(root), "there": there, "downloaded": downloaded, "data_sets": _described(states)})
         return
-    here = sum(found.is_there for found in states.values())
-    verdict = _downloaded(states, downloaded) if names else f"{here} of {len(states)} data sets are here"
+    count = f"{sum(found.is_there for found in states.values())} of {len(states)} data sets are here"
+    verdict = _downloaded(states, downloaded) if names else count
     problems = [Fact("damaged", rendered(found.problem, {})) for found in states.values() if found.problem]
     say_answer(verdict, (f"folder: {root}",), _table(states), [*problems, *_next(states, images.data_root)])
 
@@ -204,7 +204,7 @@ def _table(states: Mapping[str, DataState]) -> list[str]:
     """Return a line for each data set."""
     from loihi_convert.data.benchmarks import DESCRIPTIONS
 
-    rows = [_HEADS]
+    rows = [("data set", "", "size", "training", "test", "pixels")]
     for name, found in states.items():
         shape, training, test, size = DESCRIPTIONS[name]
         mark = "here" if found.is_there else "damaged" if found.problem else "missing"
@@ -217,13 +217,15 @@ def _table(states: Mapping[str, DataState]) -> list[str]:
 def _next(states: Mapping[str, DataState], data_root: Path | None) -> list[Fact]:
     """Return what to type next: the download of missing data sets, or commands that use one that is here."""
     root = "" if data_root is None else f" --data-root {shlex.quote(str(data_root))}"
-    missing = [name for name, found in states.items() if not found.is_there and not found.problem]
+    missing = [name for name, found in states.items() if not (found.is_there or found.problem or "tiny" in name)]
     if missing:
         return [Fact("next", f"loihi-convert data {' '.join(missing)}{root}")]
     here = [name for name, found in states.items() if found.is_there]
     name = "mnist" if "mnist" in here else here[-1]
-    used = [Fact("next", f"loihi-convert train --data {name}{root}")]
-    return used if name == "digits" else [*used, Fact("", f"loihi-convert run {name}-T4{root}")]
+    is_tiny = name.startswith("mlperf-tiny")
+    verb = f"export netx_models/{name}/cnn.onnx" if is_tiny else "train"
+    used = [Fact("next", f"loihi-convert {verb} --data {name}{root}")]
+    return used if is_tiny or name == "digits" else [*used, Fact("", f"loihi-convert run {name}-T4{root}")]
 
 
 def _described(states: Mapping[str, DataState]) -> list[dict[str, object]]:
@@ -238,10 +240,6 @@ def _described(states: Mapping[str, DataState]) -> list[dict[str, object]]:
         }
         for name, found in states.items()
     ]
-
-
-def _say_source(name: str, source: str) -> None:
-    log(f"downloading {name}: {source}")
 
 
 _INDENT = "\n        "

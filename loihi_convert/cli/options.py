@@ -17,8 +17,8 @@ import typer
 import typer.core
 
 from loihi_convert.cli.console import written
-from loihi_convert.errors import InputError, UsageError, did_you_mean, one_of, with_flags
-from loihi_convert.ground.choices import BackendName, DatasetName, Device, Generation
+from loihi_convert.errors import InputError, UsageError, with_flags
+from loihi_convert.ground.choices import BackendName, DatasetName, Device, Generation, unknown_dataset
 from loihi_convert.ground.files import CHECKPOINT_KINDS, asked, is_nir, kind_of, require_no_pipe, require_there
 from loihi_convert.ground.options import (
     BASICS,
@@ -107,15 +107,10 @@ def refuse_given(given: Mapping[str, object], found: str, expected: str) -> None
 
 def require_data(data: str | None) -> None:
     """Raise a `UsageError` for a name that is neither a data set nor a path, before anything is imported."""
-    names = get_args(DatasetName)
-    if data is None or data in names or Path(data).name != data or Path(data).suffix or asked(Path(data), Path.exists):
+    is_name = data in get_args(DatasetName)
+    if data is None or is_name or Path(data).name != data or Path(data).suffix or asked(Path(data), Path.exists):
         return
-    raise UsageError(
-        f"found {data!r}",
-        where="data",
-        expected=f"{one_of(names)}, or the path of a folder of images or an .npz file",
-        hint=did_you_mean(data, names),
-    )
+    raise unknown_dataset(data, ", or the path of a folder of images or an .npz file")
 
 
 @declared(BOARD)

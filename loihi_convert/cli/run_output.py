@@ -428,7 +428,7 @@ def remarks(ran: FileRun, scene: RunScene) -> Iterator[Fact]:
     elif is_graded:
         yield from _message_facts(ran, is_stream=scene.options.stream)
     point = ran.evaluation.nominal_point
-    classes = ran.result.predictions[:, point.timesteps - 1]
+    classes = ran.result.classes_after(point.timesteps)
     is_constant = ran.network.task == "classification" and len(classes) > 1 and (classes == classes[0]).all()
     # If the CNN's classes or the labels are the same, a note says that.
     if is_constant and 1 not in (point.accuracy, point.agreement_with_cnn):

@@ -44,6 +44,7 @@ def sweep(
     output: options.Output = Path("sweep"),
     against: Annotated[tuple[SweepCost, ...] | None, _COSTS] = None,
     dry_run: bool = False,
+    verify: bool = False,
     as_json: options.AsJson = False,
     place_options: PlaceOptions,
     settings: Annotated[dict[str, str], Flag("A,B,C", texts_of=(BalanceOptions, QuantizeOptions), only=OPTIONS)],
@@ -68,6 +69,8 @@ def sweep(
         Costs of the Pareto front, a list of timesteps,synops,energy,cores. Default: all.
     dry_run
         List the cells and an estimate of the time; compute nothing.
+    verify
+        Compute up to 3 finished cells again, evenly spaced, in this process; exit code 3 if one differs.
     workers
         Number of worker processes on this machine, one core each; 0: compute in this process. Default: one per core if
         Dask is installed, else 0.
@@ -83,8 +86,8 @@ def sweep(
     trust
         Import and execute the code that the grid file names with `arch`.
     data
-        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the benchmark
-        set the CNN was trained on.
+        Data set (a name of `loihi-convert data`, such as mnist), a folder of images, or an .npz file. Default: the
+        benchmark set the CNN was trained on.
     """
     shard = None if place_options.shard is None else _parse_shard(place_options.shard)
     place = place_options.chosen()
@@ -97,7 +100,7 @@ def sweep(
     }
     texts = {**settings, **network, **{name: text for name, text in own.items() if text is not None}}
     grid = read_grid(files, {key: texts[name] for key, name in KEYS.items() if name in texts}, trust=trust)
-    from loihi_convert.batch.computation import Store, compute_missing, missing
+    from loihi_convert.batch.computation import Store, compute_missing, missing, recomputed
     from loihi_convert.batch.conversion import part_of, planned_cells, varied
     from loihi_convert.batch.results import (
         CSV_NAME,
@@ -133,6 +136,9 @@ def sweep(
     if left:
         with place.opened(len(left), output) as workers, progress_bar("sweep"):
             failed = compute_missing(cells, store, workers, told=told)
+    if verify:
+        with progress_bar("verify"):
+            log(recomputed(cells, store))
     outcomes = {planned.cell.name: store.get(planned.cell) or failed.get(planned.cell.name) for planned in every}
     results = SweepResults(every, outcomes, names, against or get_args(SweepCost))
     unsaved: InputError | None = None

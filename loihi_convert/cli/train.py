@@ -43,8 +43,8 @@ def train(
     Parameters
     ----------
     data
-        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: digits, or the
-        benchmark set of `start`.
+        Data set (a name of `loihi-convert data`, such as mnist), a folder of images, or an .npz file. Default: digits,
+        or the benchmark set of `start`.
     output
         Checkpoint to write, .pt or .safetensors.
     mean
@@ -114,6 +114,7 @@ def train(
             chosen,
             output,
             resume=resume,
+            overwrite=overwrite,
             # On a terminal, the bar shows how far it is.
             on_epoch=None if sys.stderr is None or sys.stderr.isatty() else say_epoch,
         )

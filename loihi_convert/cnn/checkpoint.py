@@ -132,7 +132,7 @@ class Checkpoint:
         return self.data in DATASETS
 
 
-def save(checkpoint: Checkpoint, path: str | Path) -> None:
+def save(checkpoint: Checkpoint, path: str | Path, *, overwrite: bool = True) -> None:
     """Write ``checkpoint`` to ``path`` atomically; the suffix sets the format.
 
     Raises
@@ -142,7 +142,7 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     CheckpointError
         If a tensor contains NaN or infinity, or is to be stored as float16 but not rounded to it.
     InputError
-        If the file cannot be written.
+        If the file cannot be written, or exists and ``overwrite`` is off.
     """
     path = Path(path)
     require_suffix(path)
@@ -156,9 +156,9 @@ def save(checkpoint: Checkpoint, path: str | Path) -> None:
     # Through JSON, so that only plain types are written: torch.__version__, for example, is a subclass of str.
     text = json.dumps({"format": _FORMAT, **description}, sort_keys=True)
     if path.suffix == ".pt":
-        write_pt({**json.loads(text), "state": state}, path)
+        write_pt({**json.loads(text), "state": state}, path, overwrite=overwrite)
         return
-    write_atomically(path, as_safetensors(text, state))
+    write_atomically(path, as_safetensors(text, state), overwrite=overwrite)
 
 
 def load(path: str | Path) -> Checkpoint:

@@ -292,11 +292,11 @@ def chosen_architecture(data: str, options: TrainOptions, start: Checkpoint | No
         return options.architecture
     if start is not None:
         return start.architecture
-    if data not in get_args(DatasetName):
+    if default_architecture(data) not in get_args(Architecture):
         raise UsageError(
             "not given",
             where="architecture",
-            expected="must be given for your own images",
+            expected="must be given for your own images and for MLPerf Tiny",
             hint=f"Choose one of {', '.join(get_args(Architecture))}, or name your own code with `arch`.",
         )
     return paper_architecture(data) if options.recipe == "paper" else default_architecture(data)

@@ -43,6 +43,8 @@ _USUAL_KEYS: Final = (
 
 _DEEPEST: Final = 3
 _DEEPEST_MODULE: Final = 16
+# In a forged file few dicts that hold each other stand for millions.
+_MOST_VISITS: Final = 10_000
 
 _OTHER_KINDS: Final[Mapping[FileKind, str]] = {
     "pickle": "a pickle: torch's format before 1.6, or from another tool; it was not opened",
@@ -98,15 +100,18 @@ def read_file(path: str | Path) -> object:
 
 def states_in(content: object) -> dict[str, dict[str, Tensor]]:
     """Return all state dicts in ``content``, the most likely first, by the keys that lead to them: ``model.ema``."""
-    found = sorted(_states(content, "", 0), key=lambda state: (state[1], state[2]))
+    found = sorted(_states(content, "", 0, iter(range(_MOST_VISITS))), key=lambda state: (state[1], state[2]))
     return {key: state for key, _, _, state in found}
 
 
-def _states(content: object, key: str, depth: int) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
+def _states(
+    content: object, key: str, depth: int, visits: Iterator[int]
+) -> Iterator[tuple[str, int, int, dict[str, Tensor]]]:
     """Key, depth, rank and content of each state dict."""
-    content = dict(_module_state(content)) if isinstance(content, Skipped) else content
+    content = dict(_module_state(content, visits)) if isinstance(content, Skipped) else content
     if not isinstance(content, dict) or depth > _DEEPEST:
         return
+    _count(visits)
     last = key.rpartition(".")[2]
     rank = _USUAL_KEYS.index(last) if last in _USUAL_KEYS else len(_USUAL_KEYS)
     # Modules may put extra values into a state dict under this name; CNNs do not use them.
@@ -115,11 +120,19 @@ def _states(content: object, key: str, depth: int) -> Iterator[tuple[str, int, i
         yield key, depth, rank, tensors
         return
     for name, item in content.items():
-        yield from _states(item, f"{key}.{name}" if key else str(name), depth + 1)
+        yield from _states(item, f"{key}.{name}" if key else str(name), depth + 1, visits)
 
 
-def _module_state(module: Skipped, prefix: str = "") -> Iterator[tuple[str, object]]:
+def _count(visits: Iterator[int]) -> None:
+    if next(visits, None) is None:
+        raise CheckpointError(
+            "holds the same dicts or modules too often", expected=f"must hold {_MOST_VISITS:,} at most"
+        )
+
+
+def _module_state(module: Skipped, visits: Iterator[int], prefix: str = "") -> Iterator[tuple[str, object]]:
     """The state dict of a pickled `torch.nn.Module`, whose ``__dict__`` is in the file; nothing of another object."""
+    _count(visits)
     match module.state:
         case {"_parameters": dict(parameters), "_buffers": dict(buffers), "_modules": dict(modules), **others}:
             left_out = others.get("_non_persistent_buffers_set")
@@ -129,7 +142,7 @@ def _module_state(module: Skipped, prefix: str = "") -> Iterator[tuple[str, obje
             for name, inner in modules.items():
                 # In a forged file a module may hold itself.
                 if isinstance(inner, Skipped) and prefix.count(".") < _DEEPEST_MODULE:
-                    yield from _module_state(inner, f"{prefix}{name}.")
+                    yield from _module_state(inner, visits, f"{prefix}{name}.")
 
 
 def described(content: object) -> str:
@@ -141,11 +154,11 @@ def described(content: object) -> str:
     return f"a {type(content).__name__}"
 
 
-def write_pt(content: Mapping[str, object], path: Path) -> None:
-    """Write a dict of tensors, numbers, strings, lists and dicts atomically, in torch's zip format."""
+def write_pt(content: Mapping[str, object], path: Path, *, overwrite: bool = True) -> None:
+    """Write a dict of tensors, numbers, strings, lists and dicts in torch's zip format, as `write_atomically`."""
     stream = io.BytesIO()
     torch.save(dict(content), stream)
-    write_atomically(path, stream.getvalue())
+    write_atomically(path, stream.getvalue(), overwrite=overwrite)
 
 
 def read_pt(path: Path) -> object:

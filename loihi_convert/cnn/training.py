@@ -73,7 +73,7 @@ def train_cnn(
     if teacher is not None:
         design = replace(design, teacher=built_in_teacher(teacher, splits, design.classes))
     with progress_bar(f"training {architecture} on {splits.name}"):
-        return train_design(design, splits, recipe, chosen, file, resume=resume, on_epoch=on_epoch)
+        return train_design(design, splits, recipe, chosen, file, resume=resume, overwrite=overwrite, on_epoch=on_epoch)
 
 
 @torch.inference_mode(False)
@@ -86,6 +86,7 @@ def train_design(
     output: Path | None,
     *,
     resume: bool = False,
+    overwrite: bool = True,
     on_epoch: Callable[[int, float], None] | None = None,
 ) -> Checkpoint:
     """Train ``design``, write it to ``output`` and return it, also where the caller has switched gradients off.
@@ -95,9 +96,12 @@ def train_design(
     options
         The seed, the device, what a file stores, and whether test images are evaluated, once, at the end.
     output
-        ``.pt`` or ``.safetensors``; replaced if it exists. None: nothing is written.
+        ``.pt`` or ``.safetensors``. None: nothing is written.
     resume
         Continue from ``<output>.resume.pt``, left by an interrupted run of the same training.
+    overwrite
+        Replace ``output``, and what another training of it left. Without it, of two trainings of one file the second
+        fails after its first epoch; if ``output`` appears later, the trained state stays in ``<output>.resume.pt``.
     on_epoch
         Called after each epoch with its number, from 1, and the validation accuracy in 0..1.
     """
@@ -112,18 +116,19 @@ def train_design(
     with torch_threads(training.threads):
         if unfinished is not None and resume:
             _restore(training, identity, unfinished)
-        elif unfinished is not None:
+        elif unfinished is not None and overwrite:
             unfinished.unlink(missing_ok=True)
         while not training.is_finished:
             validation_accuracy = training.run_epoch()
             checkpoint.require_finite(training.average, output or Path("the CNN"))
             if unfinished is not None:
-                write_pt({**identity, **training.state()}, unfinished)
+                is_own = resume or training.epoch > 1
+                write_pt({**identity, **training.state()}, unfinished, overwrite=is_own)
             if on_epoch is not None:
                 on_epoch(training.epoch, validation_accuracy)
         trained = training.trained(options.store)
     if output is not None and unfinished is not None:
-        checkpoint.save(trained, output)
+        checkpoint.save(trained, output, overwrite=overwrite)
         unfinished.unlink(missing_ok=True)
     return trained
 

@@ -10,9 +10,9 @@ from loihi_convert.data.dataset import Dataset, DataSplits, HeldOut, split_for_t
 from loihi_convert.data.image_files import StoredImages
 from loihi_convert.data.in_memory import as_dataset, as_images, as_input_shape, as_labels
 from loihi_convert.data.own_images import NPZ_HINT, load_image_folder, load_npz, require_class_folders
-from loihi_convert.errors import DataError, UsageError, did_you_mean, one_of
+from loihi_convert.errors import DataError, UsageError
 from loihi_convert.ground.arrays import Shape
-from loihi_convert.ground.choices import ClassMap
+from loihi_convert.ground.choices import ClassMap, unknown_dataset
 from loihi_convert.ground.files import asked
 
 __all__ = [
@@ -50,7 +50,7 @@ def load_data(
     root
         The folder with the benchmark sets; by default `default_root`.
     classes
-        The names of the network's classes in the order of its outputs, if known.
+        The names of the network's classes, if known.
     class_map
         The class of each class folder; default: as in `own_images.classes_of_folders`.
     input_shape
@@ -58,12 +58,8 @@ def load_data(
     at_once
         Whether to read all images now; if not, many own images may be `StoredImages`.
 
-    Raises
-    ------
-    UsageError
-        If the data set is unknown, ``class_map`` does not fit, or there is no `default_root`.
-    DataError
-        If a file is missing or damaged, or the images cannot be used.
+    Raises a `UsageError` if the data set is unknown or ``class_map`` does not fit, and a `DataError` if a file is
+    missing or damaged, or the images cannot be used.
     """
     if not isinstance(data, str | Path):
         found, expected = f"found an object of type {type(data).__name__}", "must be the name of a data set, or a path"
@@ -85,9 +81,4 @@ def load_data(
     if exists or path.suffix or str(data) != path.name:
         found = "found a file of another type" if exists else "no such file or folder"
         raise DataError(found, where=path, expected=f"must be {own}", hint=NPZ_HINT if exists else "")
-    raise UsageError(
-        f"found {str(data)!r}",
-        where="data",
-        expected=f"{one_of(DATASETS)}, or the path of {own}",
-        hint=did_you_mean(str(data).lower(), DATASETS),
-    )
+    raise unknown_dataset(str(data), f", or the path of {own}")

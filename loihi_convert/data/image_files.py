@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from loihi_convert.errors import DataError, one_of
-from loihi_convert.ground.files import cannot_read
+from loihi_convert.ground.files import asked, cannot_read, require_fits
 
 LARGE_BYTES: Final = 2**27
 """Most bytes of pixels that are read at once."""
@@ -86,7 +86,9 @@ def stacked(paths: Sequence[Path], input_shape: tuple[int, int, int] | None) -> 
     DataError
         If an image cannot be read or does not fit.
     """
-    pixels = [_read_image(path) for path in paths]
+    # A missing file is named when it is read.
+    stored = sum(path.stat().st_size for path in paths if asked(path, Path.exists, DataError))
+    pixels = [_read_image(path, len(paths), stored) for path in paths]
     channels = max(image.shape[2] for image in pixels) if input_shape is None else input_shape[0]
     size = pixels[0].shape[:2] if input_shape is None else input_shape[1:]
     fits = []
@@ -115,8 +117,9 @@ def _with_channels(path: Path, image: NDArray[np.uint8], channels: int) -> NDArr
     raise DataError(found, where=path, expected=f"must have {channels} channel{'s' * (channels > 1)}")
 
 
-def _read_image(path: Path) -> NDArray[np.uint8]:
-    """The pixels as uint8 ``(H, W, C)``, C = 1 or 3."""
+def _read_image(path: Path, count: int, stored: int) -> NDArray[np.uint8]:
+    """The pixels as uint8 ``(H, W, C)``, C = 1 or 3; refused if ``count`` such images, in files of ``stored`` bytes
+    together, take too much memory."""
     from PIL import Image, ImageOps
 
     try:
@@ -127,6 +130,9 @@ def _read_image(path: Path) -> NDArray[np.uint8]:
             # The content decides, not the suffix, but between two formats only, to limit the attack surface.
             with Image.open(path, formats=("PNG", "JPEG")) as image:
                 mode = image.mode
+                # Known before any pixel is decoded.
+                size = count * math.prod(image.size) * len(image.getbands())
+                require_fits(size, stored, path, DataError, f"with {count:,} images of its size it takes")
                 if ";16" in str(image.tile) and mode in _COLOUR_MODES:
                     # Pillow drops the low byte of each number.
                     mode = f"16-bit {mode}"

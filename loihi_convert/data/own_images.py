@@ -23,7 +23,7 @@ from loihi_convert.data.image_files import StoredImages, is_large, stacked
 from loihi_convert.data.in_memory import are_rounded, as_images, as_labels, as_targets
 from loihi_convert.errors import DataError, UsageError, first_few, first_line, is_lack_of_memory
 from loihi_convert.ground.choices import ClassMap
-from loihi_convert.ground.files import asked, cannot_read
+from loihi_convert.ground.files import asked, cannot_read, require_fits
 
 # Written into archives by macOS.
 _OF_MACOS: Final = "__MACOSX"
@@ -281,6 +281,9 @@ def _read_npz(path: Path) -> Mapping[str, NDArray[np.generic]]:
             file = np.load(stream, allow_pickle=False)
             if isinstance(file, NpzFile):
                 with file:
+                    # No member is read beyond the size in its header.
+                    size = sum(each.file_size for each in file.zip.infolist())
+                    require_fits(size, path.stat().st_size, path, DataError)
                     return dict(file)
     except PermissionError as error:
         raise cannot_read(path, error) from error

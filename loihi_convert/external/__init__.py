@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 from loihi_convert import netx
@@ -39,4 +40,8 @@ def read_external(path: str | Path) -> CubaNetwork | GradedNetwork:
 
 def decode_external(file: StockFile) -> CubaNetwork | GradedNetwork:
     """Return the network that lava-dl builds from ``file``."""
+    if odd := sum(layer.fractional_weights for _, layer in file.layers):
+        logging.getLogger(__name__).warning(
+            "%s weights in the file are not integers: they are rounded towards 0, as by netx; `check` names them", odd
+        )
     return decode_sdnn(file) if file.is_graded else decode_cuba(file)

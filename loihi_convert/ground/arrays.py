@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import math
+import mmap
 from collections.abc import Iterable
 from typing import Any
 
@@ -40,6 +42,12 @@ def signed_bits(magnitudes: Array) -> Array:
     return np.asarray(1 + np.ceil(np.log2(magnitudes.astype(np.float64) + 1)), np.int64)
 
 
+def sparse_zeros(shape: Shape) -> Array:
+    """Return float64 zeros whose pages take memory only once written; those of `numpy.zeros` are huge ones."""
+    memory = mmap.mmap(-1, max(1, 8 * math.prod(shape)), access=mmap.ACCESS_COPY)
+    return np.ndarray(shape, np.float64, memory)
+
+
 def frozen(array: Array) -> Array:
     """Return ``array`` itself, made read-only; its caller must not change it through views."""
     array.flags.writeable = False
@@ -59,4 +67,5 @@ def _is_frozen(array: object) -> bool:
     if type(array) is not np.ndarray:
         return False
     flags = array.flags
-    return flags.owndata and flags.c_contiguous and not flags.writeable
+    is_own = flags.owndata or isinstance(array.base, mmap.mmap)
+    return is_own and flags.c_contiguous and not flags.writeable

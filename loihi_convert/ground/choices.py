@@ -7,7 +7,9 @@ Lava may have no other package.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, get_args
+
+from loihi_convert.errors import UsageError, did_you_mean, one_of
 
 MAX_TIMESTEPS: Final = 2**20
 """Largest T: at larger T an output weight of 1 exceeds Loihi's potential range within an eighth of the steps."""
@@ -89,8 +91,25 @@ ClassMap: TypeAlias = Mapping[str, str | int] | Literal["sorted", "names"]
 classes. ``"sorted"``: the order of torchvision's ``ImageFolder``, in which names are sorted as text, so that ``10``
 comes before ``2``."""
 
-DatasetName = Literal["digits", "mnist", "fashion-mnist", "cifar10"]
+DatasetName = Literal[
+    "digits",
+    "mnist",
+    "fashion-mnist",
+    "cifar10",
+    "mlperf-tiny-image-classification",
+    "mlperf-tiny-keyword-spotting",
+    "mlperf-tiny-visual-wake-words",
+    "mlperf-tiny-anomaly-detection",
+]
 """The benchmark sets."""
+
+
+def unknown_dataset(name: str, others: str = "") -> UsageError:
+    """Return the error for ``name``, which is not a data set; ``others`` names what else is possible."""
+    names = get_args(DatasetName)
+    hint = did_you_mean(name.lower(), names)
+    return UsageError(f"found {name!r}", where="data", expected=f"{one_of(names)}{others}", hint=hint)
+
 
 Architecture = Literal[
     "mnist-cnn", "digits-cnn", "fashion-mnist-cnn", "conv3-avg", "conv3-max", "vgg-small", "vgg16", "resnet20"

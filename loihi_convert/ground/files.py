@@ -16,6 +16,13 @@ from loihi_convert.errors import DataError, InputError, UsageError
 
 # Characters of the file name kept in the temporary name: a name may have 255 bytes, a character up to four.
 _KEPT: Final = 40
+UNFINISHED: Final = ".?*.????????.tmp"
+"""Pattern of the temporary names."""
+
+_BUDGET: Final = 2**31
+_RATIO: Final = 32
+_GIB: Final = "LOIHI_CONVERT_GIB"
+"""Environment variable with a number of GiB, in place of the limit of `require_fits`."""
 
 
 def as_path(given: object, where: str) -> Path:
@@ -25,11 +32,12 @@ def as_path(given: object, where: str) -> Path:
     return Path(given)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes, *, overwrite: bool = True) -> None:
     """Write ``content`` to ``path``; after a failure the file is unchanged.
 
-    The bytes go to a temporary file in the same folder, are flushed to disk, and replace ``path`` by a rename. With two
-    writers the last one wins. A writer killed by SIGKILL may leave its temporary file, whose name begins with a dot.
+    The bytes go to a temporary file in the same folder, are flushed to disk, and replace ``path`` by a rename. Of two
+    writers the last one wins; without ``overwrite`` the first, and the other gets the error of `refuse_to_overwrite`.
+    A writer killed by SIGKILL may leave its temporary file, see `UNFINISHED`.
     A symbolic link stays, and its target is written; an existing file keeps its permissions.
 
     Raises
@@ -51,10 +59,15 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(stream.fileno())
             if permissions is not None:
                 unfinished.chmod(permissions)
+            if not overwrite:
+                # An empty file takes the name: that fails if another writer has it. Not every file system has links.
+                target.touch(exist_ok=False)
             unfinished.replace(target)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
+    except FileExistsError as error:
+        raise _exists(path) from error
     except OSError as error:
         raise _cannot_write(path, error) from error
 
@@ -108,6 +121,26 @@ def require_no_pipe(path: Path) -> None:
         raise InputError("is a pipe or a device", where=path, expected="must be a file")
 
 
+def require_fits(
+    size: int, stored: int, where: Path | str, error: type[InputError] = InputError, what: str = "takes"
+) -> None:
+    """Raise an ``error`` if an input of ``stored`` bytes, at ``where``, takes ``size`` bytes of memory.
+
+    It may take 2 GiB or, if more, 32 times its bytes: what is made to fill the memory decompresses by more.
+    """
+    gib = os.environ.get(_GIB, "")
+    is_set = gib.replace(".", "", 1).isdecimal()
+    limit = float(gib) * 2**30 if is_set else max(_BUDGET, _RATIO * stored)
+    if size > limit:
+        rule = f"set by {_GIB}" if is_set else f"or {_RATIO} times the size of its file, if that is more"
+        raise error(
+            f"{what} {size / 2**30:,.1f} GiB",
+            where=where,
+            expected=f"must take at most {limit / 2**30:,.1f} GiB ({rule})",
+            hint=f"If you trust it, set the environment variable {_GIB} to {-(-size >> 30)}.",
+        )
+
+
 def cannot_read(path: Path, error: OSError) -> DataError:
     """Return the error for data at ``path`` that may not be read."""
     return DataError(f"cannot be read ({error.strerror or error})", where=path)
@@ -149,7 +182,11 @@ def refuse_to_replace(source: Path, path: Path) -> None:
 def refuse_to_overwrite(path: Path, overwrite: bool) -> None:
     """Raise an `InputError` if ``path`` exists and ``overwrite`` is off."""
     if asked(path, Path.exists) and not overwrite:
-        raise InputError("exists already; nothing was changed", where=path, hint="Pass `overwrite=True` to replace it.")
+        raise _exists(path)
+
+
+def _exists(path: Path) -> InputError:
+    return InputError("exists already; nothing was changed", where=path, hint="Pass `overwrite=True` to replace it.")
 
 
 def require_output(path: Path, overwrite: bool, source: Path | None = None) -> None:

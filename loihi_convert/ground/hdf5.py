@@ -16,6 +16,7 @@ import numpy as np
 
 from loihi_convert.errors import InputError
 from loihi_convert.ground.arrays import Array
+from loihi_convert.ground.files import require_fits
 
 MAX_RATIO: Final = 256
 """Largest ratio of dataset bytes to file bytes: a small file must not fill the memory. Weights repeated by a pooling
@@ -85,6 +86,7 @@ def _datasets(
 def _require_size(size: int, content: bytes) -> None:
     if size > MAX_RATIO * len(content):
         raise InputError(f"decompression ratio too large ({size:,} bytes from {len(content):,}); refused")
+    require_fits(size, len(content), "", what="holds")
 
 
 def _is_plain(item: h5py.Dataset) -> bool:

@@ -20,8 +20,11 @@ Progress = Callable[[int, int], None]
 
 _CURRENT: Final = ContextVar[Progress | None]("progress", default=None)
 
+FIRST_SECONDS: Final = 5.0
+"""Seconds until the first line where stderr is not a terminal."""
+
 LINE_SECONDS: Final = 30.0
-"""Seconds between two lines where stderr is not a terminal."""
+"""Seconds between two lines."""
 
 OTHER_COLUMNS: Final = 46
 """Columns that a bar, its counts and its clocks take beside the description."""
@@ -59,8 +62,8 @@ def _ignore(done: int, total: int) -> None:
 
 @contextmanager
 def progress_bar(description: str) -> Iterator[None]:
-    """Show the progress of what is computed here on stderr: a bar, removed at the end; without a terminal, a line every
-    `LINE_SECONDS`.
+    """Show the progress of what is computed here on stderr: a bar, removed at the end; without a terminal, see
+    `progress_lines`.
 
     Within another one it shows nothing.
     """
@@ -105,22 +108,23 @@ def _shown(description: str) -> Iterator[Progress]:
 
 
 def progress_lines(description: str, clock: Callable[[], float] = time.monotonic) -> Progress:
-    """Return a `Progress` that writes a line to stderr every `LINE_SECONDS`; shorter work writes none.
+    """Return a `Progress` that writes a line to stderr after `FIRST_SECONDS` and every `LINE_SECONDS`, with the time
+    left; shorter work writes none.
 
     ``clock`` gives the time in seconds.
     """
-    started = last = clock()
-    name = escape_control(description)
+    started = clock()
+    due, name = started + FIRST_SECONDS, escape_control(description)
 
     def update(done: int, total: int) -> None:
-        nonlocal last
+        nonlocal due
         now = clock()
-        if now - last < LINE_SECONDS:
+        if now < due:
             return
-        last = now
+        due, taken = now + LINE_SECONDS, now - started
         share = f" ({100 * done / total:.0f} %)" if total else ""
-        line = f"{name}: {done:,} of {total:,}{share}, {now - started:.0f} s"
-        tell(line)
+        left = f", {taken * (total - done) / done:.0f} s left" if done else ""
+        tell(f"{name}: {done:,} of {total:,}{share}, {taken:.0f} s{left}")
 
     return update
 

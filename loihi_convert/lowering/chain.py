@@ -19,7 +19,7 @@ from torch import nn
 
 from loihi_convert.data.in_memory import as_input_shape
 from loihi_convert.errors import InputError, UnsupportedModelError, UsageError, require_kind
-from loihi_convert.ground.arrays import Array, Pair, Shape, frozen
+from loihi_convert.ground.arrays import Array, Pair, Shape, frozen, sparse_zeros
 from loihi_convert.ground.normalization import Normalization, channel_normalization
 from loihi_convert.ir.network import ReluLayer, ReluNetwork
 from loihi_convert.ir.quantized import MAX_NAME_LENGTH
@@ -297,7 +297,7 @@ class Layer:
             _padding_and_kernel({piece.shift[axis] for piece in pieces} or {0}, stride[axis], count[axis], extent[axis])
             for axis in (0, 1)
         )
-        weight = np.zeros((len(self.outputs), len(self.inputs) // groups, rows, columns))
+        weight = sparse_zeros((len(self.outputs), len(self.inputs) // groups, rows, columns))
         _write(weight, pieces, (top, left))
         return Conv(frozen(weight), bias, stride, (top, left), groups=groups, pool=pool)
 

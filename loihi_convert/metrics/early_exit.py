@@ -16,6 +16,8 @@ layer; as in `evaluate`, that work is not included in the synaptic operations.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import replace
 from fractions import Fraction
 from typing import Final, NamedTuple
 
@@ -169,14 +171,14 @@ def evaluate_early_exit(
 
     ``labels`` and ``cnn_predictions`` are ``(N,)``, if known; ``circuit`` as in `evaluation.evaluate`.
     """
-    outputs = result.outputs
-    highest, predictions = _highest_leads(outputs), classes_of(outputs)
-    per_step = result.synaptic_operations.sum(axis=2) + (0 if circuit is None else circuit.synaptic_operations)
-    operations = per_step.cumsum(axis=1)
+    margins = (*sorted({choice.margin, *choice.curve_margins}), None)
+    # Steps, classes and operations, by part of the images and margin.
+    parts = [_stops(part, margins, circuit) for part in result.parts()]
+    found = dict(zip(margins, np.concatenate(parts, axis=2), strict=True))
 
     def at(margin: int | None) -> ExitPoint:
-        steps = _steps(highest, margin)
-        classes, stopped = _at(predictions, steps), np.bincount(steps).cumsum()
+        steps, classes, operations = found[margin]
+        stopped = np.bincount(steps).cumsum()
         correct = share(classes, labels)
         return ExitPoint(
             margin=margin,
@@ -187,17 +189,27 @@ def evaluate_early_exit(
             accuracy=correct.fraction,
             accuracy_interval=correct.interval,
             agreement_with_cnn=share(classes, cnn_predictions).fraction,
-            agreement_with_last=float((classes == predictions[:, -1]).mean()),
-            synaptic_operations=float(_at(operations, steps).mean()),
+            agreement_with_last=float((classes == found[None][1]).mean()),
+            synaptic_operations=float(operations.mean()),
         )
 
-    steps, all_steps = _steps(highest, choice.margin), operations[:, -1].mean()
+    (steps, _, operations), all_steps = found[choice.margin], found[None][2].mean()
     return EarlyExit(
         choice=choice,
-        points=tuple(map(at, (*sorted({choice.margin, *choice.curve_margins}), None))),
+        points=tuple(map(at, margins)),
         exit_share=tuple((np.bincount(steps - 1, minlength=choice.timesteps) / len(steps)).tolist()),
-        synaptic_operations_saved=float(1 - _at(operations, steps).mean() / all_steps) if all_steps else None,
+        synaptic_operations_saved=float(1 - operations.mean() / all_steps) if all_steps else None,
     )
+
+
+def _stops(part: RunResult, margins: Sequence[int | None], circuit: CircuitWork | None) -> Array:
+    """int64 ``(margins, 3, N)``: the step after which each image stops, its class, and its operations until then."""
+    outputs = part.outputs
+    highest, predictions = _highest_leads(outputs), classes_of(outputs)
+    of_circuit = 0 if circuit is None else replace(circuit, result=part).synaptic_operations
+    operations = (part.synaptic_operations.sum(axis=2) + of_circuit).cumsum(axis=1)
+    each = [_steps(highest, margin) for margin in margins]
+    return np.stack([(steps, _at(predictions, steps), _at(operations, steps)) for steps in each])
 
 
 class Share(NamedTuple):

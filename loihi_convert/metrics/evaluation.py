@@ -10,7 +10,7 @@ their share given separately (`ir.network`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -295,14 +295,13 @@ def _points(
     network: AnyNetwork,
     classes: ExpectedClasses,
     circuit: CircuitWork | None,
-    timesteps: Iterable[int],
+    timesteps: Sequence[int],
 ) -> Iterator[Point]:
     """Yield the figures after each of ``timesteps``."""
-    predictions, image_count = result.predictions, len(result.potentials)
+    predictions, image_count = result.classes_after(timesteps), len(result.potentials)
     cnn, relays = share(classes.cnn, classes.labels), relay_work(result, network)
     neurons = np.array([math.prod(shape) for shape in network.shapes[: len(network.spiking_layers)]], np.int64)
-    for steps in timesteps:
-        fixed = predictions[:, steps - 1]
+    for steps, fixed in zip(timesteps, predictions.T, strict=True):
         floating = None if classes.floating is None else classes.floating[:, steps - 1]
         correct, of_float = share(fixed, classes.labels), share(floating, classes.labels)
         lost = None if cnn.matches is None or correct.matches is None else cnn.matches - correct.matches
@@ -412,11 +411,14 @@ def _saturated_images(result: RunResult, network: AnyNetwork) -> int:
         return 0
     if result.saturated_images is not None:
         return result.saturated_images
-    potentials = result.potentials
-    if result.output_spikes is not None and isinstance(network, QuantizedNetwork) and network.reset == "soft":
-        # Before the reset.
-        potentials = potentials + result.output_spikes * network.layers[-1].threshold
-    return int(are_saturated(potentials).sum())
+    count = 0
+    for part in result.parts():
+        potentials = part.potentials
+        if part.output_spikes is not None and isinstance(network, QuantizedNetwork) and network.reset == "soft":
+            # Before the reset.
+            potentials = potentials + part.output_spikes * network.layers[-1].threshold
+        count += int(are_saturated(potentials).sum())
+    return count
 
 
 def require_classes(labels: Array | None, classes: int) -> None:

@@ -28,7 +28,7 @@ CHECKED_IMAGES: Final = 1_000
 """Most images on which the CNN is evaluated: this takes seconds, with an error of about one point."""
 _TRIED_IMAGES: Final = 200
 _STANDARD_ERRORS: Final = 2
-# Gain in accuracy required of another normalization if the accuracy is too low.
+# Gain in accuracy required of an explanation if the accuracy is too low.
 _BETTER: Final = 0.05
 
 
@@ -52,6 +52,8 @@ _NORMALIZATIONS: Final = (
     Normalization((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
 )
 """Usual ones: none, those of data sets, to -1..1, ImageNet's."""
+_SWAPPED: Final = Normalization((), ())
+"""In place of a normalization: the images with rows and columns swapped, as torchvision's EMNIST has them."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +117,8 @@ def own_accuracy(
     Uses at most `CHECKED_IMAGES` of them, evenly spaced; they must not be test images, and ``kind`` names them. The
     accuracy is too low if it is more than 2 standard errors below ``expect``, in (0, 1]. By default, if it is below
     what any CNN reaches on the data set ``data``. On other data, if it is not above always predicting the most frequent
-    class, or if another usual normalization, or none, gains 10 points on 200 images, more on fewer. A regression is
-    implausible if its R² is not above 0.
+    class, or if another usual normalization, none, or transposing the images gains 10 points on 200 images, more on
+    fewer. A regression is implausible if its R² is not above 0.
     """
     require_expectation(expect)
     is_classifier = source.network.task == "classification"
@@ -136,8 +138,9 @@ def own_accuracy(
     if reason:
         # One that closes less than half of the difference does not explain it.
         gain = _BETTER if known is None else max(_BETTER, (known - accuracy) / 2)
-    # If no accuracy is known for this data, a CNN that is better with another normalization was trained with it.
-    better = _better_normalization(source, few, _accuracy(source.network, few) + gain)
+    # If no accuracy is known for this data, a CNN that is better with another normalization, or with transposed images,
+    # was trained with them.
+    better = _explanation(source, few, _accuracy(source.network, few) + gain)
     if reason:
         return replace(found, warning=f"{found.sentence}; {reason}. {better or _other_causes(images)}")
     return replace(found, warning=f"{found.sentence}. {better}") if better else found
@@ -216,20 +219,24 @@ def _too_low(accuracy: float, images: Dataset, data: str | None, expect: float |
     return "" if share is None else f"always predicting the most frequent class is as accurate ({100 * share:.2f} %)"
 
 
-def _better_normalization(source: Source, images: Dataset, least: float) -> str:
-    """A sentence on the usual normalization with the highest accuracy, if that is more than ``least``; else empty."""
+def _explanation(source: Source, images: Dataset, least: float) -> str:
+    """A sentence on the usual normalization or the transposition with the highest accuracy above ``least``, or ""."""
+    pixels, usual = images.images, _USUAL.get(source.recorded.data or "")
+    reached: list[tuple[float, Normalization]] = []
     # A checkpoint of `train` or `fine_tune` records a seed, and its normalization, beside which no other is accepted.
-    if source.recorded.seed is not None:
-        return ""
-    usual = _USUAL.get(source.recorded.data or "")
-    fitting = [one for one in _NORMALIZATIONS if len(one.mean) in (1, images.images.shape[1])]
-    # Of equal ones the first.
-    fitting.sort(key=lambda one: usual is None or one != usual.normalization)
-    reached = [(_accuracy(source.with_normalization(one), images), one) for one in fitting]
-    best, (mean, std) = max(reached, key=lambda found: found[0])
+    if source.recorded.seed is None:
+        fitting = [one for one in _NORMALIZATIONS if len(one.mean) in (1, pixels.shape[1])]
+        # Of equal ones the first.
+        fitting.sort(key=lambda one: usual is None or one != usual.normalization)
+        reached = [(_accuracy(source.with_normalization(one), images), one) for one in fitting]
+    if pixels.shape[2] == pixels.shape[3]:
+        reached.append((_accuracy(source.network, replace(images, images=pixels.swapaxes(2, 3))), _SWAPPED))
+    best, (mean, std) = max(reached, key=lambda found: found[0], default=(0.0, _SWAPPED))
     if best <= least:
         return ""
     reach = f"it is {100 * best:.2f} % of {len(images):,}"
+    if not mean:
+        return f"With rows and columns of the images swapped {reach}: transpose the images, as for training."
     if source.recorded.normalization is not None and (mean, std) == _NORMALIZATIONS[0]:
         return f"Without `mean` and `std` {reach}: the CNN may normalize its images itself."
     mean_text, std_text = (",".join(f"{value:g}" for value in values) for values in (mean, std))
@@ -240,8 +247,8 @@ def _other_causes(images: Dataset) -> str:
     if images.rounding_note:
         return "A possible cause: the rounding to 8 bits (see the note)."
     return (
-        f"No usual normalization explains it: check the brightness of the images{_brightest(images)}, the class order, "
-        "the image size, and that these are the trained weights."
+        "No usual normalization, nor swapped rows and columns, explains it: check the brightness of the images"
+        f"{_brightest(images)}, the class order, the image size, and that these are the trained weights."
     )
 
 

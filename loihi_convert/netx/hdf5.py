@@ -33,7 +33,6 @@ _SEAL_LENGTH: Final = 512
 _IMAGES: Final = itertools.count()
 _HDF5: Final = b"\x89HDF\r\n\x1a\n"
 
-_MAX_FILE: Final = 2**31
 _LEAST_COMPRESSED: Final = 4096
 """Bytes from which on a dataset is compressed: HDF5's index of its chunks takes a kilobyte or more."""
 _CHUNK: Final = 2**18
@@ -96,8 +95,6 @@ def read_content(path: Path) -> bytes:
         If the file is missing, cannot be read, is not an HDF5 file, or does not match its seal.
     """
     try:
-        if path.stat().st_size > _MAX_FILE:
-            raise NetxError("larger than 2 GiB", where=path, expected="must be smaller")
         # Read the whole file first: h5py keeps a file open as long as its reader exists.
         content = path.read_bytes()
     except FileNotFoundError as error:

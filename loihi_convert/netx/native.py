@@ -48,7 +48,7 @@ from loihi_convert.chip import limits
 from loihi_convert.errors import InputError, NetxError, one_of, require_kind
 from loihi_convert.ground.arrays import Array, Pair, Shape
 from loihi_convert.ground.choices import Granularity, Reset, Target
-from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.ir.graded import INPUT, GradedLayer, GradedNetwork
 from loihi_convert.ir.network import IntegrateAndFire, brief, relay_count
 from loihi_convert.ir.provenance import Provenance
@@ -83,8 +83,6 @@ def write(network: QuantizedNetwork | GradedNetwork, path: str | Path, *, overwr
     if not isinstance(network, GradedNetwork):
         hint = "Pass `network` of what `convert` returns, or call its `save`."
         require_kind("network", network, QuantizedNetwork, "must be what `quantize` returns", hint)
-    path = Path(path)
-    refuse_to_overwrite(path, overwrite)
     # A readout of two digits is stored as two layers of 8 bits.
     layers = _with_synapses(network.stored)
     for layer, shape in zip(layers, network.stored.shapes[-len(layers) :], strict=True):
@@ -92,7 +90,7 @@ def write(network: QuantizedNetwork | GradedNetwork, path: str | Path, *, overwr
         least, largest = int(_synapse(layer).weight.min()), int(_synapse(layer).weight.max())
         if least < -limits.WEIGHT_LIMIT - 1 or largest > limits.WEIGHT_LIMIT:
             raise NetxError(f"weights {least}..{largest}", where=layer.name, expected="must be 8-bit integers")
-    write_atomically(path, hdf5.file_content(dict(encode(network))))
+    write_atomically(Path(path), hdf5.file_content(dict(encode(network))), overwrite=overwrite)
 
 
 def read(path: str | Path) -> QuantizedNetwork:

@@ -83,6 +83,12 @@ class StockLayer:
         return np.concatenate(found) if found and self.kind != "input" else None
 
     @property
+    def fractional_weights(self) -> int:
+        """Number of weights that are not integers."""
+        weight = self.synaptic_weights
+        return 0 if weight is None else int(np.count_nonzero(~(np.isfinite(weight) & (np.floor(weight) == weight))))
+
+    @property
     def stored_shape(self) -> Shape | None:
         """The stored shape: ``(C, H, W)`` or ``(N,)``, or whatever the file contains."""
         return self.integers("shape")

@@ -45,7 +45,7 @@ from loihi_convert.conversion.flow import QuantizationReport
 from loihi_convert.errors import UnsupportedModelError, VerificationError
 from loihi_convert.ground.arrays import Array, Pair, Shape, by_channel
 from loihi_convert.ground.dependencies import optional_module
-from loihi_convert.ground.files import refuse_to_overwrite, write_atomically
+from loihi_convert.ground.files import write_atomically
 from loihi_convert.ir.network import layer_words
 from loihi_convert.ir.quantized import QuantizedLayer, QuantizedNetwork, largest_pixel
 from loihi_convert.ir.synapse import Conv
@@ -243,7 +243,6 @@ def write(
     """
     path = Path(path)
     nir = optional_module("nir", f"{path.name} is a NIR file")
-    refuse_to_overwrite(path, overwrite)
     graph = to_graph(network, hard_reset=hard_reset)
     content = io.BytesIO()
     nir.write(content, graph)
@@ -251,7 +250,7 @@ def write(
         content.seek(0)
         if difference := difference_between(nir.read(content).to_dict(), graph.to_dict()):
             raise VerificationError(f"what was read back differs from the graph in memory: {difference}", where=path)
-    write_atomically(path, content.getvalue())
+    write_atomically(path, content.getvalue(), overwrite=overwrite)
 
 
 def difference_between(found: Any, expected: Any, place: str = "graph") -> str:

@@ -9,7 +9,6 @@ from typing import Final
 
 from loihi_convert.cnn import checkpoint
 from loihi_convert.conversion.options import BalanceOptions
-from loihi_convert.data import DATASETS
 from loihi_convert.errors import CheckpointError, UsageError
 from loihi_convert.ground import ready_made
 from loihi_convert.ground.files import sha256
@@ -172,7 +171,7 @@ def tuned_networks(options: PaperOptions, networks: Mapping[str, Network]) -> di
 
 def ready_made_data() -> list[str]:
     """Return the names of the data sets with ready-made models."""
-    return [name for name in DATASETS if name != "digits"]
+    return ["mnist", "fashion-mnist", "cifar10"]
 
 
 def _checkpoints(model: str) -> tuple[Path, ...]:

@@ -73,7 +73,7 @@ def write_bundle(folder: Path, path: Path, images: Array, *, overwrite: bool = F
     np.savez_compressed(arrays, **_arrays(network, images))
     script = files("loihi_convert.backends.loihi2").joinpath(f"{SCRIPT}.txt").read_bytes()
     for file, content in zip(written, (path.read_bytes(), arrays.getvalue(), script), strict=True):
-        write_atomically(file, content)
+        write_atomically(file, content, overwrite=overwrite)
     return written
 
 

@@ -30,6 +30,9 @@ from loihi_convert.simulation.relu import cnn_scores
 COMPARED: Final = 8
 """Calibration images on which the network read from a CNN is compared with the CNN."""
 
+_LARGE_BATCH: Final = 65
+_WORK: Final = 10**9
+"""Multiplications of a batch for which its images are repeated up to `_LARGE_BATCH`: less than 0.1 s."""
 _TOLERANCE: Final = 1e-3
 # Least size of an output of a regression, relative to the largest output: that of its rounding errors.
 _NOISE: Final = 1e-3
@@ -42,7 +45,8 @@ def require_same_outputs(
     """Raise an error unless ``source.network`` has the CNN's own outputs for uint8 ``images``.
 
     Code that torch.fx reads as something else than what it computes would otherwise be converted into a different
-    network. They are compared on ``images``, if there are any, and on black, white and random ones, except for
+    network. They are compared on ``images``, if there are any, and on black, white and random ones, repeated up to
+    `_LARGE_BATCH` if that costs little, because a forward may compute something else for many. The latter except for
     QCFS, whose outputs may differ by ``qcfs_tolerance`` of the largest one. Outputs of a regression may have different
     units, so each is compared with its own largest value. A function at the end of the CNN that was left
     out, such as a softmax, is applied first.
@@ -50,7 +54,7 @@ def require_same_outputs(
     Raises
     ------
     UnsupportedModelError
-        If the outputs differ, or the CNN does not take `COMPARED` images at once.
+        If the outputs differ, or the CNN does not take as many images at once.
     InputError
         If those of the CNN are NaN or infinite.
     """
@@ -59,7 +63,9 @@ def require_same_outputs(
     has_levels = any(layer.levels is not None for layer in source.network.layers)
     given = [] if images is None else [images]
     for shown in given if has_levels else [*given, _probes(source.network.input_shape)]:
-        expected = _outputs(source, shown, name)
+        count = min(_LARGE_BATCH, _WORK // (source.network.multiply_accumulates or _WORK))
+        batch = np.resize(shown, (max(len(shown), count), *shown.shape[1:]))
+        expected = _outputs(source, batch, name)[: len(shown)]
         if not np.isfinite(expected).all():
             if shown is not images:
                 continue

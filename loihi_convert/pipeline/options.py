@@ -134,7 +134,7 @@ class DataRequest:
     Parameters
     ----------
     data
-        Data set (digits, mnist, fashion-mnist, cifar10), a folder of images, or an .npz file. Default: the data
+        Data set (a name of `loihi-convert data`, such as mnist), a folder of images, or an .npz file. Default: the data
         recorded in the file.
     data_root
         Folder of the data sets. Default: LOIHI_CONVERT_DATA, or ~/.cache/loihi-convert.

@@ -14,7 +14,15 @@ import numpy as np
 
 from loihi_convert.backends.backend import Backend, BackendOptions, open_backend
 from loihi_convert.backends.reference import ReferenceBackend
-from loihi_convert.backends.result import RunResult, as_reference, check_run, concatenated, concatenated_if_known
+from loihi_convert.backends.result import (
+    RunResult,
+    as_reference,
+    concatenated,
+    concatenated_if_known,
+    require_result_size,
+    require_safe_timesteps,
+    result_size,
+)
 from loihi_convert.data import Dataset, DataSplits, HeldOut, StoredImages
 from loihi_convert.errors import UsageError
 from loihi_convert.external import AnyNetwork, is_external
@@ -270,7 +278,7 @@ def run(
         them all.
     """
     opened = open_file(file) if isinstance(file, Path) else file
-    require_runnable(opened, images, backend, options)
+    require_runnable(opened, images, backend, options, workers)
     network = opened.network
     is_wanted = options.exit_tolerance is not None and options.last_timestep(network.timesteps) > 1
     work, choice = FileWork(opened, backend, options), None
@@ -290,13 +298,17 @@ def run(
     return FileRun(opened.path, network, ran.result, evaluation, equal, versions, opened.normalization)
 
 
-def require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions) -> None:
-    """Raise any error of `run` that can be known before it starts.
+def require_runnable(
+    opened: OpenedFile, images: Dataset, backend: Backend, options: RunOptions, workers: Workers | None, kept: int = 0
+) -> int:
+    """Raise any error of `run` that can be known before it starts; return the size of the result in bytes.
+
+    ``kept`` is the size of other results.
 
     Raises
     ------
     UsageError
-        As in `backends.request.check_run`, or if an option does not apply to such a network.
+        As in `backends.result.check_run`, or if an option does not apply to such a network.
     InputError
         If the images do not fit it.
     """
@@ -306,7 +318,8 @@ def require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, opti
         expected = "must be ref for a file that another tool wrote"
         raise UsageError(f"found {backend.name}", where="backend", expected=expected)
     if isinstance(network, QuantizedNetwork):
-        check_run(network, images.images, steps, trace=options.trace)
+        require_safe_timesteps(network, steps)
+        require_images(network.input_shape, images.images)
         backend.options.neuron_model(network)
     elif isinstance(network, GradedNetwork) and steps != 1:
         expected = "must be 1: graded spikes take one step of each layer for an image"
@@ -316,16 +329,28 @@ def require_runnable(opened: OpenedFile, images: Dataset, backend: Backend, opti
     if options.stream and not isinstance(network, GradedNetwork):
         expected = "must be off: such a network is reset before each image"
         raise UsageError("given for binary spikes", where="stream", expected=expected)
+    trace = options.trace or (backend.name != "ref" and network.is_graded)
+    size = result_size(network, len(images), steps, trace=trace)
+    # That of `ref`, or the parts that were joined.
+    second = size if backend.name != "ref" or workers is not None or _has_parts(images.images, options) else 0
+    # float32 of the float SNN; float64 in the CNN's units, and twice while they are computed.
+    each = 4 * (options.float_snn and opened.spiking is not None) + 16 * (network.task == "regression")
+    besides = kept + second + each * len(images) * steps * network.shapes[-1][0]
+    require_result_size(network, len(images), steps, trace=trace, besides=besides)
+    return size
 
 
 def _images_run(work: FileWork, images: Array, workers: Workers | None) -> ImagesRun:
     """Run ``images`` in this process, or on ``workers``."""
     if workers is not None:
         return joined_runs(_mapped(run_work, work, images, workers, f"running on {work.backend.name}"))
-    # Not more than a shard is in memory.
-    is_stored = isinstance(images, StoredImages) and not work.options.stream
-    parts = shards(images, 1, work.options.device) if is_stored else [Shard(0, images)]
+    parts = shards(images, 1, work.options.device) if _has_parts(images, work.options) else [Shard(0, images)]
     return joined_runs([run_shard(work, part) for part in parts])
+
+
+def _has_parts(images: Array, options: RunOptions) -> bool:
+    """Whether a process reads ``images`` in shards, because not more than one is in memory."""
+    return isinstance(images, StoredImages) and not options.stream
 
 
 def _exit_choice(work: FileWork, held_out: HeldOut, workers: Workers | None) -> MarginChoice:
@@ -383,11 +408,11 @@ def run_into_folder(
     """
     classes = splits.classes or None
     run_folder.require_different_names([opened.path.stem for opened in files])
+    kept = 0
     for opened in files:
-        require_runnable(opened, images, backend, options)
+        kept += require_runnable(opened, images, backend, options, workers, kept)
         run_folder.require_class_names(opened.path.stem, opened.network, classes)
-    held_out = splits.held_out
-    if held_out is not None:
+    if (held_out := splits.held_out) is not None:
         held_out = held_out._replace(images=held_out.images.mixed[:EXIT_IMAGES])
     with run_folder.run_folder(output, f"{files[0].path.stem}-{backend.name}") as folder:
         with backend:

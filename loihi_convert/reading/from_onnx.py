@@ -16,6 +16,7 @@ import graphlib
 import hashlib
 import math
 import re
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,8 @@ from typing import Any, Final
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from loihi_convert.errors import (
     CheckpointError,
@@ -36,14 +39,20 @@ from loihi_convert.errors import (
 )
 from loihi_convert.ground.arrays import Shape
 from loihi_convert.ground.dependencies import optional_module
-from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED, applied
+from loihi_convert.ground.files import require_fits
+from loihi_convert.reading.onnx_operators import FLOATS, OPERATORS, SUPPORTED
+from loihi_convert.reading.reader import MOST_NODES
 from loihi_convert.reading.recording import Step, named
 
 _OLDEST_OPSET: Final = 7
+"""Before, Add and Mul aligned shapes otherwise."""
 _MAX_NAMES: Final = 4
 
 _ARITHMETIC: Final = ("Identity", "Cast", "Add", "Sub", "Mul", "Div")
 """Operators that may normalize the image."""
+
+_GROWING: Final = ("convolution", "constant_pad_nd", "repeat", "index_select", "expand")
+"""ATen operations whose result may be larger than all that they take; its shape is found on torch's meta device."""
 
 _LETTERS: Final = {1: ("K",), 2: ("C", "L"), 3: ("C", "H", "W")}
 """Names of open sizes, by the number of axes of one image."""
@@ -79,14 +88,16 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     with _reading(path):
         content: Any = onnx.load(str(path))
         if content.functions:
+            _require_few(content)
             content = inliner.inline_local_functions(content)
         graph = content.graph
         nodes, constants = _in_order(graph), {each.name: _tensor(each) for each in graph.initializer}
     # The standard operators have two names.
     opsets = {each.domain.replace("ai.onnx", ""): each.version for each in content.opset_import}
-    if (opset := opsets.get("", 1)) < _OLDEST_OPSET:
-        expected = f"must be at least {_OLDEST_OPSET}: before, Add and Mul aligned shapes otherwise"
-        raise InputError(f"opset {opset}", where=path, expected=expected, hint="Export it again.")
+    opset, newest = opsets.get("", 1), onnx.defs.onnx_opset_version()
+    if not _OLDEST_OPSET <= opset <= newest:
+        expected = f"must be in {_OLDEST_OPSET}..{newest}, the newest that the installed package onnx knows"
+        raise InputError(f"opset {opset}", where=path, expected=expected, hint="Export it again, or update onnx.")
     image = _image(graph, path)
     if others := [node for node in nodes if node.op_type not in OPERATORS or node.domain not in ("", "ai.onnx")]:
         raise UnsupportedModelError(
@@ -102,10 +113,75 @@ def read_onnx(path: Path, input_shape: Shape | None) -> tuple[nn.Module, Shape, 
     modules = [
         OnnxModule(nodes, constants, ends, layout, opset, each) for each in ([1, None] if batch == 1 else [batch])
     ]
-    return _same_for_several(modules, torch.rand(3, *layout.shape)).eval(), layout.shape, layout.notes
+    stored = sum(each.nbytes for each in constants.values())
+    require_fits(12 * math.prod(layout.shape), stored, path, what="takes three images of")
+    with torch.no_grad(), _Budget(stored):
+        module = _same_for_several(modules, torch.rand(3, *layout.shape))
+    return module.eval(), layout.shape, layout.notes
 
 
-@torch.no_grad()
+def _require_few(content: Any) -> None:
+    """Refuse functions that call each other so often that they stand for more than `MOST_NODES` operators."""
+    bodies = {(each.domain, each.name): each.node for each in content.functions}
+
+    def counted(nodes: Any) -> int:
+        return sum(count((node.domain, node.op_type)) for node in nodes)
+
+    @functools.cache
+    def count(kind: tuple[str, str]) -> int:
+        return counted(bodies[kind]) if kind in bodies else 1
+
+    if (total := counted(content.graph.node)) > MOST_NODES:
+        raise ValueError(f"its functions stand for {total:,} operators; at most {MOST_NODES:,}")
+
+
+class _Budget(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Refuses an operation, before it is carried out, whose result does not fit beside those that are kept.
+
+    ``stored``, as in `require_fits`, is the size of the weights.
+    """
+
+    def __init__(self, stored: int) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._stored, self._kept = stored, 0
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        # As of `Recorder`.
+        return False
+
+    def __torch_dispatch__(self, target: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        size = self._kept + _size(target, args)
+        require_fits(size, self._stored, "", UnsupportedModelError, "needs, with the values kept for later,")
+        found = target(*args, **(kwargs or {}))
+        for each in _tensors(found):
+            self._kept += each.nbytes
+            weakref.finalize(each, self._drop, each.nbytes)
+        return found
+
+    def _drop(self, size: int) -> None:
+        self._kept -= size
+
+
+def _size(target: Any, args: Any) -> int:
+    """The bytes of what an ATen operation makes, or more."""
+    tensors = _tensors(args)
+    if torch.Tag.pointwise in target.tags:
+        shape = np.broadcast_shapes(*(each.shape for each in tensors))
+        return math.prod(shape) * max((each.itemsize for each in tensors), default=0)
+    name = target.overloadpacket.__name__
+    if name in ("mm", "bmm", "addmm"):
+        x, y = tensors[-2:]
+        return math.prod(x.shape[:-1]) * y.shape[-1] * x.itemsize
+    if name in _GROWING:
+        return sum(each.nbytes for each in _tensors(target(*tree_map_only(Tensor, lambda x: x.to("meta"), args))))
+    return sum(each.nbytes for each in tensors)
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [each for each in tree_leaves(values) if isinstance(each, Tensor)]
+
+
 def _same_for_several(modules: Sequence[nn.Module], images: Tensor) -> nn.Module:
     """The first module that has the outputs of the last."""
     *others, last = modules
@@ -289,9 +365,11 @@ class OnnxModule(nn.Module):
             known.update(node.output)
             with named(name, node.op_type, "has attributes that cannot be read"):
                 found |= {each.name: _value(each) for each in node.attribute}
-            self.steps.append(Step(name, node.op_type, functools.partial(applied, node.op_type, found)))
+            self.steps.append(Step(name, node.op_type, functools.partial(OPERATORS[node.op_type], found)))
             last = {each for each in (*node.input, *node.output) if last_use[each] == index} - kept
             self._uses.append(([*node.input], [*node.output], last))
+        if self._output not in known:
+            raise InputError("nothing makes the output", where=self._output)
 
     def forward(self, images: Tensor) -> Any:
         x = self._layout.arranged(images)

@@ -26,23 +26,6 @@ FLOATS: Final = (1, 10, 11, 16)
 """FLOAT, FLOAT16, DOUBLE, BFLOAT16 of ``onnx.TensorProto``: all are read as float32."""
 _BOOL: Final = 9
 
-MOST_NUMBERS: Final = 2**26
-"""Most numbers that an operator may make: 256 MB. Few bytes of a file can ask for more than a machine has."""
-
-
-def applied(kind: str, attributes: Attributes, *inputs: Any) -> Any:
-    """Return what the operator ``kind`` gives, which must be few numbers."""
-    found = OPERATORS[kind](attributes, *inputs)
-    for each in found if isinstance(found, tuple | list) else [found]:
-        _require_few(each.shape)
-    return found
-
-
-def _require_few(sizes: Sequence[int]) -> None:
-    """Refuse a tensor of ``sizes`` if it has more than `MOST_NUMBERS`."""
-    if math.prod(sizes) > MOST_NUMBERS:
-        refuse("makes too many numbers", supported=f"{MOST_NUMBERS:,}")
-
 
 def _ints(values: Any) -> list[int]:
     return [int(each) for each in (values.flatten() if isinstance(values, Tensor) else values)]
@@ -173,7 +156,6 @@ def _pad(a: Attributes, x: Tensor, pads: Any = None, value: Any = None, axes: An
         refuse(f"pads with mode {mode}", supported="numbers")
     sides, places = _given(a, "pads", pads) or [], [*range(x.ndim)] if axes is None else _ints(axes)
     amounts = {k % x.ndim: pair for k, *pair in zip(places, sides, sides[len(places) :], strict=False)}
-    _require_few([size + sum(amounts.get(axis, [0])) for axis, size in enumerate(x.shape)])
     # From the last axis to the first.
     order = [side for axis in reversed(range(x.ndim)) for side in amounts.get(axis, [0, 0])]
     return functional.pad(x, order, value=_number(a, "value", value, 0.0)) if any(order) else x
@@ -213,19 +195,9 @@ def _gather(a: Attributes, x: Tensor, indices: Tensor) -> Tensor:
     return found.reshape((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]))
 
 
-def _concat(a: Attributes, *inputs: Tensor) -> Tensor:
-    _require_few([sum(each.numel() for each in inputs)])
-    return torch.cat(inputs, a["axis"])
-
-
 def _split(a: Attributes, x: Tensor, sizes: Any = None) -> Sequence[Tensor]:
     axis = a.get("axis", 0)
     return torch.split(x, _given(a, "split", sizes) or -(-x.shape[axis] // a["outputs"]), axis)
-
-
-def _tile(a: Attributes, x: Tensor, repeats: Tensor) -> Tensor:
-    _require_few([x.numel(), *_ints(repeats)])
-    return x.tile(_ints(repeats))
 
 
 def _space_to_depth(a: Attributes, x: Tensor) -> Tensor:
@@ -305,7 +277,7 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "Ceil": _of_each(torch.ceil),
     "Sqrt": _of_each(torch.sqrt),
     "Reciprocal": _of_each(torch.reciprocal),
-    "Concat": _concat,
+    "Concat": lambda a, *x: torch.cat(x, a["axis"]),
     "Split": _split,
     "Flatten": lambda a, x: x.reshape(math.prod(x.shape[: a.get("axis", 1)]), -1),
     "Reshape": _reshape,
@@ -315,7 +287,7 @@ OPERATORS: Final[Mapping[str, Callable[..., Any]]] = {
     "Slice": _slice,
     "Gather": _gather,
     "Expand": lambda _, x, sizes: x.expand(np.broadcast_shapes(x.shape, tuple(_ints(sizes)))),
-    "Tile": _tile,
+    "Tile": lambda _, x, repeats: x.tile(_ints(repeats)),
     "Pad": _pad,
     "SpaceToDepth": _space_to_depth,
     "Softmax": _softmax(torch.softmax),

@@ -78,8 +78,8 @@ from loihi_convert.reading.values import (
     places,
 )
 
-MOST_NODES: Final = 100_000
-"""Most operations of a model: each takes some memory."""
+MOST_NODES: Final = 20_000
+"""Most operations of a model: each takes memory, and half a millisecond."""
 
 _MOST_RUNS: Final = 64
 """Most runs of channels that are joined as such."""

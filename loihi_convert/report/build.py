@@ -73,7 +73,7 @@ def write_report(folders: Sequence[Path], output: Path, *, overwrite: bool = Fal
     page = report(runs)
     contents = (html(page), markdown(page))
     for path, content in zip(written, contents, strict=True):
-        write_atomically(path, content.encode())
+        write_atomically(path, content.encode(), overwrite=overwrite)
     return written
 
 

@@ -229,7 +229,7 @@ def write_figure(folders: Sequence[Path], output: Path, *, width: Width = "scree
     figure = run_figure(evaluations, _title(evaluations, sources[0]), width=width)
     if figure is None:
         raise InputError("neither labels nor the CNN are known, so there is nothing to draw", where=folders[0])
-    write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi))
+    write_atomically(output, image_bytes(figure, kind, dpi=SIZES[width].dpi), overwrite=overwrite)
     return output
 
 

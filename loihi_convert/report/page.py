@@ -1,6 +1,7 @@
 """A page of sections and blocks, written as one HTML file and as Markdown with the templates in this folder.
 
-Texts in blocks are plain. The templates escape them, so that a name in a run folder cannot become markup.
+Texts in blocks are plain. The templates escape them, so that a name in a run folder cannot become markup,
+and control characters are escaped in the whole page.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Final, NamedTuple
 import jinja2
 import numpy as np
 
+from loihi_convert.errors import CONTROL
 from loihi_convert.report.chart import STYLES, Chart
 from loihi_convert.report.table import Table
 from loihi_convert.runs.run_folder import Confusion
@@ -111,16 +113,16 @@ class Page(NamedTuple):
 
 def html(page: Page) -> str:
     """Return ``page`` as one self-contained HTML file."""
-    return _environment(escapes=True).get_template("report.html.jinja").render(page=page)
+    return _rendered(page, "report.html.jinja", escapes=True)
 
 
 def markdown(page: Page) -> str:
     """Return ``page`` as Markdown without the charts, whose values are in the tables."""
-    text = _environment(escapes=False).get_template("report.md.jinja").render(page=page)
+    text = _rendered(page, "report.md.jinja", escapes=False)
     return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
 
 
-def _environment(*, escapes: bool) -> jinja2.Environment:
+def _rendered(page: Page, template: str, *, escapes: bool) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("loihi_convert.report"),
         autoescape=escapes,
@@ -130,7 +132,7 @@ def _environment(*, escapes: bool) -> jinja2.Environment:
     )
     environment.filters |= {"plain": _plain, "kind": lambda block: type(block).__name__.lower()}
     environment.globals["STYLES"] = STYLES
-    return environment
+    return environment.get_template(template).render(page=page).translate(CONTROL)
 
 
 def _plain(text: str) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from loihi_convert.errors import CONTROL
 from loihi_convert.ground.statistics import Interval
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ class Table:
         console = Console(width=110, highlight=False, color_system=None)
         with console.capture() as capture:
             console.print(self)
-        return "\n".join(line.rstrip() for line in capture.get().splitlines())
+        return "\n".join(line.rstrip() for line in capture.get().translate(CONTROL).splitlines())
 
     __repr__ = __str__
 

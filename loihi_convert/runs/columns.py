@@ -10,15 +10,17 @@ import csv
 import io
 import itertools
 import math
+import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Final, NamedTuple, TypeVar
 
 import numpy as np
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from loihi_convert.backends.result import RunResult
-from loihi_convert.errors import InputError
+from loihi_convert.errors import CONTROL, InputError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.external.readers import CubaLayer
 from loihi_convert.ground.arrays import Array
@@ -31,11 +33,14 @@ from loihi_convert.metrics.evaluation import Evaluation
 POTENTIAL: Final = "potential"
 """Prefix of the columns of output potentials in predictions.csv: ``potential_0``, ``potential_1``, ..."""
 
-_BLOCK: Final = 1_000
-"""Images whose rows are in memory at once."""
+_FORMULA: Final = re.compile(r"[\s']*([=@]|[+-](?!(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$))", re.IGNORECASE)
+"""The beginning of a text that a spreadsheet would compute: a number is none."""
 
 _OrEmpty = BeforeValidator(lambda value: None if value == "" else value)
 """An empty cell is None."""
+
+_Name = Annotated[str, AfterValidator(lambda cell: cell[1:] if cell[:1] == "'" and _FORMULA.match(cell[1:]) else cell)]
+"""A text without the ``'`` of `csv_bytes`."""
 
 
 Rows = dict[str, Sequence[object]]
@@ -55,8 +60,8 @@ class ChannelFiringRate(CsvRow):
     ``relay_of`` is the channel of the layer before that a relay repeats; None for other channels.
     """
 
-    file: str
-    layer: str
+    file: _Name
+    layer: _Name
     channel: int
     timesteps: int
     firing_rate: float = Field(ge=0, le=1)
@@ -69,8 +74,8 @@ class ChannelThreshold(CsvRow):
     ``real_threshold``, before rounding, is None if unknown or infinite.
     """
 
-    file: str
-    layer: str
+    file: _Name
+    layer: _Name
     channel: int
     threshold: int
     real_threshold: Annotated[float | None, _OrEmpty]
@@ -82,7 +87,7 @@ class ChannelThreshold(CsvRow):
 class Prediction(CsvRow):
     """predictions.csv: one image at one T; names, potentials and spike counts are in further columns."""
 
-    file: str
+    file: _Name
     image: int
     timesteps: int
     predicted: int = Field(validation_alias="class", serialization_alias="class", ge=0)
@@ -243,10 +248,11 @@ def prediction_rows(run: FileResults, known: ImageFacts) -> Iterator[Rows]:
     """
     result, network = run.result, run.network
     steps = np.array([point.timesteps for point in run.evaluation.points])
-    for first in range(0, len(result.potentials), _BLOCK):
-        images = slice(first, first + _BLOCK)
-        read = result.potentials[images][:, steps - 1]
+    first = 0
+    for part in result.parts():
+        read = part.potentials[:, steps - 1]
         numbers = range(first, first + len(read))
+        images, first = slice(first, first + len(read)), first + len(read)
         columns: dict[str, Sequence[object]] = {
             "file": [run.name] * (len(read) * len(steps)),
             "image": np.repeat(numbers, len(steps)).tolist(),
@@ -258,16 +264,15 @@ def prediction_rows(run: FileResults, known: ImageFacts) -> Iterator[Rows]:
             if known.targets is not None:
                 columns |= _numbered("target", np.repeat(known.targets[images][:, None], len(steps), axis=1))
         else:
-            predicted = result.predictions[images][:, steps - 1].ravel().tolist()
+            predicted = part.predictions[:, steps - 1].ravel().tolist()
             columns["class"] = predicted
             if known.classes is not None:
                 columns["class_name"] = [known.classes[one] for one in predicted]
             if known.labels is not None:
                 columns["label"] = np.repeat(known.labels[images], len(steps)).tolist()
         columns |= _numbered(POTENTIAL, read)
-        if result.output_spikes is not None:
-            counts = result.output_spikes[images].cumsum(axis=1, dtype=np.int64)
-            columns |= _numbered("spike_count", counts[:, steps - 1])
+        if part.output_spikes is not None:
+            columns |= _numbered("spike_count", part.outputs[:, steps - 1])
         yield columns
 
 
@@ -309,15 +314,24 @@ class _Lines(io.TextIOWrapper):
         return super().write(row.removesuffix("\r\n") + "\n")
 
 
+@lru_cache
+def _inert(cell: str) -> str:
+    return ("'" * bool(_FORMULA.match(cell)) + cell).translate(CONTROL)
+
+
 def csv_bytes(columns: Iterable[str], rows: Iterable[Iterable[object]]) -> bytes:
-    """Return a header and ``rows`` as CSV in UTF-8."""
+    """Return a header and ``rows`` as CSV in UTF-8.
+
+    Names may be of any origin: a ``'`` precedes those that are formulas in a spreadsheet; control characters are
+    escaped.
+    """
     content = io.BytesIO()
     with _Lines(content, "utf-8", "backslashreplace", newline="") as text:
         # `csv.reader` ends a row at every CR and LF outside quotes. Up to Python 3.12, `csv.writer` quotes a cell only
         # for those in its own line terminator, so that must have both.
         writer = csv.writer(text, lineterminator="\r\n")
-        writer.writerow(columns)
-        writer.writerows(rows)
+        writer.writerow(map(_inert, columns))
+        writer.writerows([_inert(cell) if isinstance(cell, str) else cell for cell in row] for row in rows)
         text.flush()
         return content.getvalue()
 

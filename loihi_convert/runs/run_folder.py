@@ -17,11 +17,18 @@ from typing import Any, Final, NamedTuple, TypeVar
 import numpy as np
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
-from loihi_convert.errors import DataError, InputError, UsageError
+from loihi_convert.errors import CONTROL, DataError, InputError, UsageError
 from loihi_convert.external import AnyNetwork
 from loihi_convert.ground.arrays import Array
 from loihi_convert.ground.dependencies import installed_version
-from loihi_convert.ground.files import asked, cannot_create, require_new_or_empty, require_writable, write_atomically
+from loihi_convert.ground.files import (
+    asked,
+    cannot_create,
+    require_new_or_empty,
+    require_no_pipe,
+    require_writable,
+    write_atomically,
+)
 from loihi_convert.ir.network import class_count, name_count
 from loihi_convert.ir.quantized import QuantizedNetwork
 from loihi_convert.metrics.evaluation import Evaluation
@@ -72,6 +79,8 @@ def write_run(
     InputError
         If the folder cannot be written.
     """
+    # As in the CSV files.
+    runs = [run._replace(name=run.name.translate(CONTROL)) for run in runs]
     require_different_names([run.name for run in runs])
     for run in runs:
         require_class_names(run.name, run.network, known.classes)
@@ -354,6 +363,8 @@ def read_run(folder: Path) -> StoredRun:
             where=folder,
             hint="Give complete folders written by `loihi-convert run`.",
         )
+    for path in folder.iterdir():
+        require_no_pipe(path)
     manifest: Manifest = _read_json(folder / "manifest.json", TypeAdapter(Manifest))
     evaluations: dict[str, Evaluation] = _read_json(folder / "result.json", TypeAdapter(dict[str, Evaluation]))
     if not evaluations or not all(evaluation.points for evaluation in evaluations.values()):

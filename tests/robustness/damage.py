@@ -38,15 +38,21 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import h5py
+import nir
 import numpy as np
 import torch
+from onnx import helper, numpy_helper
+from PIL import Image
 from rich.console import Console
 
 from loihi_convert import external, netx
 from loihi_convert.backends.reference import run_network
+from loihi_convert.cli.sweep import read_grid
 from loihi_convert.cnn import checkpoint
 from loihi_convert.cnn.models import build_model
-from loihi_convert.errors import CheckpointError, InputError, NetxError
+from loihi_convert.data.image_files import stacked
+from loihi_convert.data.own_images import load_npz
+from loihi_convert.errors import CheckpointError, InputError, LoihiConvertError, NetxError
 from loihi_convert.external.readers import CubaNetwork
 from loihi_convert.external.simulation import simulate
 from loihi_convert.ground.arrays import Array
@@ -54,6 +60,7 @@ from loihi_convert.ir.network import IntegrateAndFire
 from loihi_convert.ir.provenance import Provenance
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork
 from loihi_convert.ir.synapse import Conv, Dense, Synapse
+from loihi_convert.reading.source import open_source
 from loihi_convert.report.contents import describe, summary, tables
 
 # The slowest file takes a second; where two logical processors share a core, two.
@@ -131,6 +138,12 @@ def sweep(share: float, seed: int) -> Iterator[Row]:
             else:
                 hostile = _hostile_pt if suffix == ".pt" else _hostile_safetensors
                 yield reader.row(f"{suffix}, hostile", hostile(reader.original, folder / "victim"))
+        for suffix in _OTHERS:
+            other = _OtherReader(folder, suffix)
+            for name, (damage, count) in _damages(False).items():
+                rng = np.random.default_rng(seed)
+                contents = ((name, damage(other.original, rng)) for _ in range(max(1, round(share * count))))
+                yield other.row(f"{suffix}, {name}", contents)
 
 
 def _damages(is_netx: bool) -> dict[str, tuple[Damage, int]]:
@@ -293,6 +306,58 @@ class _ForeignReader(_Reader):
     def _judge(self, path: Path) -> tuple[Outcome, str]:
         outcome, seen = super()._judge(path)
         return ("unchanged", "") if outcome == "silent difference" else (outcome, seen)
+
+
+class _OtherReader(_Reader):
+    """Reads files without a digest by the functions of `_OTHERS`."""
+
+    def _write(self, path: Path) -> None:
+        _OTHERS[path.suffix][0](path)
+
+    def _result(self, path: Path) -> dict[str, Any]:
+        _OTHERS[path.suffix][1](path)
+        return {}
+
+    def _judge(self, path: Path) -> tuple[Outcome, str]:
+        try:
+            self._result(path)
+        except LoihiConvertError as error:
+            return ("clear error" if error.exit_code in (2, 3) else "crash"), repr(error)[:1000]
+        except BaseException as error:
+            return "crash", repr(error)[:1000]
+        return "unchanged", ""
+
+
+def _write_onnx(path: Path) -> None:
+    nodes = [helper.make_node("Conv", ["x", "w"], ["c"], pads=[1] * 4), helper.make_node("Relu", ["c"], ["r"])]
+    nodes += [helper.make_node("Flatten", ["r"], ["f"]), helper.make_node("Gemm", ["f", "v"], ["y"])]
+    shapes = {"w": (2, 1, 3, 3), "v": (32, 3)}
+    weights = [numpy_helper.from_array(np.ones(shape, np.float32), name) for name, shape in shapes.items()]
+    ends = [helper.make_tensor_value_info(name, 1, shape) for name, shape in (("x", (1, 1, 4, 4)), ("y", None))]
+    graph = helper.make_graph(nodes, "g", ends[:1], ends[1:], weights)
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    path.write_bytes(made.SerializeToString())
+
+
+def _write_nir(path: Path) -> None:
+    affine, shape = nir.Affine(np.ones((3, 16)), np.zeros(3)), np.array([1, 4, 4])
+    ends = nir.Input({"input": shape}), nir.Output({"output": np.array([3])})
+    flat = nir.Flatten({"input": shape}, start_dim=0)
+    nir.write(path, nir.NIRGraph.from_list(ends[0], flat, affine, nir.IF(np.ones(3), np.ones(3)), ends[1]))
+
+
+_OTHERS: dict[str, tuple[Callable[[Path], object], Callable[[Path], object]]] = {
+    ".onnx": (_write_onnx, open_source),
+    ".nir": (_write_nir, open_source),
+    ".png": (lambda path: Image.new("RGB", (9, 7)).save(path), lambda path: stacked([path], None)),
+    ".jpg": (lambda path: Image.new("L", (9, 7)).save(path), lambda path: stacked([path], None)),
+    ".npz": (lambda path: np.savez_compressed(path, images=np.zeros((3, 4, 4), np.uint8)), load_npz),
+    ".toml": (
+        lambda path: path.write_text('model = "original.onnx"\ntimesteps = [4, 8]\n'),
+        lambda path: read_grid([path], {}),
+    ),
+}
+"""Suffix -> how a small file is written, and how it is read."""
 
 
 def _foreign_datasets() -> dict[str, Any]:

@@ -26,6 +26,7 @@ from loihi_convert import netx
 from loihi_convert.errors import InputError
 
 KILLS: Final = 60
+RACES: Final = 20
 EARLY_SIGNALS: Final = 20
 LEFT_SECONDS: Final = 10.0
 PATIENCE_SECONDS: Final = 40.0
@@ -202,11 +203,6 @@ def _state(path: Path) -> str:
 
 def kill_export(bench: Bench, kills: int = KILLS) -> Iterator[str]:
     """kill -9 of export --overwrite: half of them anywhere, half while it writes."""
-    import loihi_convert.cli
-    import loihi_convert.cnn.checkpoint
-    import loihi_convert.conversion.balancing
-    import loihi_convert.pipeline  # noqa: F401
-
     trial = bench.trial()
     target = trial.folder / "model.net"
     seconds = 2.0
@@ -214,7 +210,7 @@ def kill_export(bench: Bench, kills: int = KILLS) -> Iterator[str]:
         steps = 1 + index % 2
         before = _state(target)
         started = time.monotonic()
-        child = _forked_export(trial, steps)
+        child = _forked(trial, "export", "model.pt", "-T", str(steps), "--overwrite")
         if index % 2:
             while not list(trial.folder.glob(".model.net.*")) and os.waitpid(child, os.WNOHANG) == (0, 0):
                 pass
@@ -234,8 +230,14 @@ def kill_export(bench: Bench, kills: int = KILLS) -> Iterator[str]:
     yield trial.wrong(done, 0, "")
 
 
-def _forked_export(trial: Trial, steps: int) -> int:
-    """Start an export in a fork of this process, which has imported all it needs."""
+def _forked(trial: Trial, *words: str) -> int:
+    """Start a command in a fork of this process, which has imported all it needs."""
+    import loihi_convert.cli
+    import loihi_convert.cnn.checkpoint
+    import loihi_convert.cnn.training
+    import loihi_convert.conversion.balancing
+    import loihi_convert.pipeline  # noqa: F401
+
     child = os.fork()
     if child == 0:
         from loihi_convert.__main__ import main as command_line
@@ -244,11 +246,15 @@ def _forked_export(trial: Trial, steps: int) -> int:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, 1)
         os.dup2(nowhere, 2)
-        sys.argv = ["loihi-convert", "export", "model.pt", "-T", str(steps), "--overwrite"]
+        sys.argv = ["loihi-convert", *words]
+        code: object = 1
         try:
             command_line()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code or 0
         finally:
-            os._exit(0)
+            os._exit(code if isinstance(code, int) else 1)
     return child
 
 
@@ -437,6 +443,21 @@ def surroundings(bench: Bench) -> Iterator[str]:
         yield wrong and f"two of {twice}: {wrong}"
 
 
+def races(bench: Bench) -> Iterator[str]:
+    """Pairs of commands that write one file without --overwrite: one has it, the other keeps what it trained."""
+    for words in (
+        ("export", "model.pt", "-T", "1", "--no-verify", "-o", "new.net"),
+        ("train", "--epochs", "1", "-o", "new.pt"),
+    ):
+        for _ in range(RACES):
+            trial = bench.trial()
+            children = [_forked(trial, *words) for _ in range(2)]
+            codes = sorted(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children)
+            wrong = [] if codes == [0, 3] else [f"exit codes {codes}"]
+            wrong += [] if (trial.folder / words[-1]).exists() else ["no file"]
+            yield "; ".join(wrong + trial.left((words[-1], r"new\.pt\.resume\.pt")))
+
+
 FAULTS: Final[dict[str, Callable[[Bench], Iterator[str]]]] = {
     function.__name__.replace("_", "-"): function
     for function in (
@@ -448,6 +469,7 @@ FAULTS: Final[dict[str, Callable[[Bench], Iterator[str]]]] = {
         places,
         closed_stdout,
         surroundings,
+        races,
     )
 }
 
