@@ -26,7 +26,7 @@ from loihi_convert.conversion.options import BalanceOptions, ConversionOptions, 
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.errors import NetxError, RangeError
 from loihi_convert.ground.arrays import Array
-from loihi_convert.ground.choices import Granularity, Reset
+from loihi_convert.ground.choices import AnyMethod, Granularity, Reset
 from loihi_convert.ir.network import ReluLayer, ReluNetwork, SpikingNetwork
 from loihi_convert.ir.quantized import IntegerNeuron, QuantizedLayer, QuantizedNetwork, joined_digits, joined_synapse
 from loihi_convert.ir.synapse import Conv, Dense
@@ -114,6 +114,26 @@ def test_a_readout_of_few_bits_is_hinted_at(timesteps: int, options: QuantizeOpt
         averaging(), pixels(20), timesteps, ConversionOptions(BalanceOptions(method="percentile"), options)
     ).notes
     assert any("`split_readout`" in note for note in notes) == is_hinted
+
+
+@pytest.mark.parametrize(
+    ("method", "reset", "options", "is_split"),
+    [
+        ("auto", "soft", QuantizeOptions(), True),
+        ("auto", "soft", QuantizeOptions(split_readout=False), False),
+        ("auto", "soft", QuantizeOptions(max_cores=128), False),
+        ("auto", "hard", QuantizeOptions(), False),
+        ("percentile", "soft", QuantizeOptions(), False),
+    ],
+)
+def test_auto_splits_a_readout_that_loses_bits(
+    method: AnyMethod, reset: Reset, options: QuantizeOptions, is_split: bool
+) -> None:
+    done = to_integers(
+        averaging(), pixels(60), TIMESTEPS, ConversionOptions(BalanceOptions(method=method, reset=reset), options)
+    )
+    assert bool(done.quantized.low_bits) == is_split
+    assert any("(`split_readout`)" in note for note in done.notes) == is_split
 
 
 def test_a_split_that_changes_nothing_is_not_hinted_at() -> None:

@@ -270,6 +270,17 @@ def test_a_bias_fits_the_16_bits_of_lavas_lif() -> None:
     assert (network.layers[0].weight.tolist(), network.layers[0].bias.tolist()) == ([[64]], [32_767])
 
 
+@pytest.mark.parametrize(("threshold", "is_noticed"), [(1.0, True), (100.0, False)])
+def test_a_bias_takes_the_mean_error_of_the_first_layers_weights(threshold: float, is_noticed: bool) -> None:
+    """The errors of 400 rounded weights at white pixels add up to more than 2 % of the threshold 1, and not of 100."""
+    weight, white = np.random.default_rng(0).normal(size=(1, 400)), np.full((1, 1, 1, 400), 255, np.uint8)
+    layer = quantize(one_neuron(weight, 0, threshold, "soft"), white).layers[0]
+    assert layer.bias is not None
+    error = abs(float((255 * layer.weight.sum() + layer.bias[0]) * layer.scale[0]) - weight.sum())
+    assert (error <= 0.51 * layer.scale[0]) == is_noticed
+    assert bool(layer.bias[0]) == is_noticed
+
+
 def test_currents_of_thousands_of_pixels_fit_24_bits() -> None:
     """12,288 equal weights and 8-bit pixels: |w_q| may be (2^23 - 1 - 131071) / 255 / 12288 - 1/2 = 2.1."""
     layers = (ReluLayer("fc1", Dense(np.ones((2, 12_288)))), ReluLayer("fc2", Dense(np.array([[1.0, -1.0]]))))

@@ -19,7 +19,7 @@ from loihi_convert.conversion.agreement import (
     rounding_notes,
 )
 from loihi_convert.conversion.balancing import Trial, balance, choose_method, trial_images
-from loihi_convert.conversion.options import AUTO, BalanceOptions, ConversionOptions, require_timesteps
+from loihi_convert.conversion.options import AUTO, BalanceOptions, ConversionOptions, QuantizeOptions, require_timesteps
 from loihi_convert.conversion.quantization import quantize
 from loihi_convert.conversion.scales import is_proven
 from loihi_convert.ground.arrays import Array, signed_bits
@@ -196,8 +196,10 @@ def identity_ratio(synapse: Synapse, relay_of: Array | None) -> float | None:
 COMPARED_IMAGES: Final = 32
 """Calibration images on which the outputs of the quantized and of the float network are compared."""
 
-# Bits that the readout loses before a hint is given.
+# Bits that the readout loses before a split is tried, or hinted at.
 _LOST_BITS: Final = 2
+# Largest part of the squared error that a split may leave: it takes more neurons, and other tools see both digits.
+_SPLIT_ERROR: Final = 0.75
 
 CHOICE_NOTE: Final = "`method='auto'`: "
 """The beginning of the note on the method that was chosen."""
@@ -246,6 +248,9 @@ def to_integers(
         """Balance, correct, quantize and measure."""
         with progress_bar(f"T = {timesteps}: balancing thresholds"):
             spiking = balance(cnn, images, timesteps, chosen, device=device)
+        return rounded(spiking, rounding)
+
+    def rounded(spiking: SpikingNetwork, rounding: QuantizeOptions) -> _Made:
         with progress_bar(f"T = {timesteps}: quantizing"):
             quantized = quantize(spiking, images, rounding, device=device)
         found = real_outputs(quantized, trying, device=device)
@@ -256,9 +261,15 @@ def to_integers(
     if balancing.method == AUTO:
         with progress_bar(f"T = {timesteps}: choosing the balancing method"):
             trials = choose_method(cnn, images, timesteps, balancing, rounding, device=device)
-        (spiking, quantized, agreement), trials, choice = _best_of(made, trials, balancing, measure)
+        done, trials, choice = _best_of(made, trials, balancing, measure)
+        if rounding.may_split(balancing) and _lost_bits(done.quantized, rounding.weight_bits) >= _LOST_BITS:
+            split = rounded(done.spiking, replace(rounding, split_readout=True))
+            if split.agreement.error < _SPLIT_ERROR * done.agreement.error:
+                choice = (*choice, _split_note(measure, done, split))
+                done = split
     else:
-        spiking, quantized, agreement = made(balancing)
+        done = made(balancing)
+    spiking, quantized, agreement = done
     record = [asdict(trial) for trial in trials]
     spiking = replace(spiking, provenance=spiking.provenance.with_parts(choice=record))
     quantized = replace(quantized, provenance=quantized.provenance.with_parts(choice=record))
@@ -271,7 +282,7 @@ def to_integers(
     notes = (
         *choice,
         *_agreement_notes(measure, agreement, balancing),
-        *_readout_notes(quantized, report, rounding.weight_bits, may_split=not rounding.split_readout),
+        *_readout_notes(quantized, rounding.weight_bits, may_split=not rounding.split_readout),
         *rounding_notes(measure, share, "the float SNN", len(compared)),
     )
     return Conversion(spiking, quantized, report, trials, agreement, notes)
@@ -325,14 +336,24 @@ def _agreement_notes(measure: Measure, found: Agreement, options: BalanceOptions
     return notes
 
 
-def _readout_notes(
-    quantized: QuantizedNetwork, report: QuantizationReport, bits: int, *, may_split: bool
-) -> tuple[str, ...]:
+def _split_note(measure: Measure, one: _Made, split: _Made) -> str:
+    before, after = (measure.percent(made.agreement.agreement) for made in (one, split))
+    name = layer_words(split.quantized.layers[-1].name)
+    return f"{name}: two digits (`split_readout`) hold its weights: agreement {after} instead of {before}."
+
+
+def _lost_bits(quantized: QuantizedNetwork, bits: int) -> int:
+    """How many of ``bits`` the range of the output potentials costs the last layer's weights."""
+    if quantized.readout == "spikes" or quantized.is_circuit:
+        return 0
+    return bits - int(signed_bits(np.abs(quantized.layers[-1].weight).max(keepdims=True)).max())
+
+
+def _readout_notes(quantized: QuantizedNetwork, bits: int, *, may_split: bool) -> tuple[str, ...]:
     """A hint where the range of the output potentials costs the last layer weight bits."""
-    last = report.layers[-1]
-    can_split = quantized.readout == "potential" and not quantized.is_circuit
-    if not can_split or last.weight_bits is None or last.weight_bits[-1] > bits - _LOST_BITS:
+    lost = _lost_bits(quantized, bits)
+    if lost < _LOST_BITS:
         return ()
-    kept = f"weights keep only {last.weight_bits[-1]} of {bits} bits: the output potentials, with"
+    kept = f"weights keep only {bits - lost} of {bits} bits: the output potentials, with"
     remedy = "Fewer `timesteps` leave more" + (", or `split_readout`." if may_split else ".")
-    return (f"{layer_words(last.name)}: {kept} their biases, take the range. {remedy}",)
+    return (f"{layer_words(quantized.layers[-1].name)}: {kept} their biases, take the range. {remedy}",)

@@ -228,9 +228,11 @@ class QuantizeOptions:
         Only Lava's CPU models support ``channel``. ``scalar`` (`scales.scalar_scales`) is for target lava.
     split_readout
         Store the last layer as high and low digits of its weights. Useful if the range of its potential costs weight
-        bits, as after a global average with many steps. Other tools see both digits.
+        bits, as after a global average with many steps. Other tools see both digits. Default: chosen by
+        `method='auto'`.
 
-        A last layer that only integrates is then two populations (`ir.quantized.split`); for target lava.
+        A last layer that only integrates is then two populations (`ir.quantized.split`); for target lava. ``auto`` does
+        so with soft reset and without ``max_cores``, if the squared error of the outputs falls by a quarter.
     max_cores
         Refuse a network that needs more than N Loihi 2 neurocores (estimated, see `check`), and say what would fit.
 
@@ -247,13 +249,18 @@ class QuantizeOptions:
     pixel_bits: Annotated[int | None, Field(ge=1, le=limits.MAX_PIXEL_BITS), Flag("BITS", panel=NEURONS)] = None
     target: Annotated[Target, Flag(panel=BASICS)] = "lava"
     thresholds: Granularity = "channel"
-    split_readout: bool = False
+    split_readout: bool | None = None
     max_cores: Annotated[int | None, Field(ge=1, le=MOST_CORES), Flag(panel=BASICS)] = None
 
     def __post_init__(self) -> None:
         if self.is_circuit and self.thresholds == "scalar":
             expected = f"must be channel with `target='{self.target}'`: the circuit derives all thresholds from one vth"
             raise UsageError("found 'scalar'", where="thresholds", expected=expected)
+
+    def may_split(self, balancing: BalanceOptions) -> bool:
+        """Return whether ``auto`` may choose `split_readout`."""
+        is_open = self.split_readout is None and self.max_cores is None and not self.is_circuit
+        return is_open and balancing.neuron_reset == "soft" and balancing.output == "potential"
 
     @property
     def is_circuit(self) -> bool:

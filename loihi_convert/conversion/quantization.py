@@ -60,7 +60,7 @@ from loihi_convert.conversion.scales import (
 )
 from loihi_convert.errors import RangeError, require_kind
 from loihi_convert.ground.arrays import Array, by_channel
-from loihi_convert.ground.choices import MAX_TIMESTEPS
+from loihi_convert.ground.choices import MAX_TIMESTEPS, Reset
 from loihi_convert.ground.progress import progress_part
 from loihi_convert.ir.network import IntegrateAndFire, ReluLayer, ReluNetwork, SpikingLayer, SpikingNetwork, relayed
 from loihi_convert.ir.quantized import MAX_LOW_BITS, QuantizedLayer, QuantizedNetwork, largest_pixel, with_pixel_bits
@@ -169,22 +169,23 @@ class _Quantizing:
 
     def _for_lava(self, network: SpikingNetwork) -> QuantizedNetwork:
         """Scales leave room for the currents and outputs of the integers, measured at the finest scales."""
+        mean = np.asarray(self.images[:_SAMPLE]).mean(axis=0, keepdims=True) / MAX_PIXEL
         alone = replace(network, layers=(replace(network.layers[0], neuron=None),))
         # Constant currents are those of the first step.
         steps = 1 if network.poisson_seed is None else network.timesteps
         entering = extremes(alone, self.images, steps, device=self.device).currents[0]
         later = tuple(np.zeros(layer.synapse.channels) for layer in network.layers[1:])
         first = Extremes((entering, *later), np.zeros(network.layers[-1].synapse.channels))
-        rounding = limited = _Rounding(network, first, self.options)
+        rounding = limited = _Rounding(network, first, self.options, mean)
         if len(network.layers) == 1:
             real = extremes(network, self.images, network.timesteps, device=self.device)
-            limited = _Rounding(network, real, self.options)
+            limited = _Rounding(network, real, self.options, mean)
         quantized = rounding.rounded(_pixel_bits(limited, self.images))
         finest = extremes(quantized, self.images, network.timesteps, device=self.device)
         scales = [layer.scale for layer in quantized.layers]
         received = (current * scale for current, scale in zip(finest.currents[1:], scales[1:], strict=True))
         found = Extremes((entering, *received), finest.outputs * scales[-1])
-        rounding = _Rounding(network, found, self.options)
+        rounding = _Rounding(network, found, self.options, mean)
         layers = rounding.layers(quantized.layers[0].largest_input)
         longest = max_timesteps(network, layers[-1], found.outputs, self.images)
         quantized = replace(quantized, layers=layers, max_timesteps=longest)
@@ -206,13 +207,18 @@ def _require_weights(layer: QuantizedLayer, real: FloatLayer, timesteps: int) ->
 
 
 class _Rounding:
-    """The layers of a float SNN, each rounded after the one before it."""
+    """The layers of a float SNN, each rounded after the one before it.
 
-    def __init__(self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions) -> None:
+    ``mean``: the mean calibration image, float64 0..1 ``(1, *input_shape)``, see `with_mean_current`.
+    """
+
+    def __init__(
+        self, network: SpikingNetwork, found: Extremes, options: QuantizeOptions, mean: Array | None = None
+    ) -> None:
         # NaN, from infinity minus infinity, would not show in the largest potential.
         if not (np.abs([found.outputs, found.currents[-1]]) <= np.finfo(np.float32).max).all():
             raise overflow("its potential exceeds", network.layers[-1].name)
-        self.network, self.found, self.options = network, found, options
+        self.network, self.found, self.options, self.mean = network, found, options, mean
 
     def rounded(self, pixel_bits: int) -> QuantizedNetwork:
         """Return the network for pixels of ``pixel_bits``; the largest T is the one it was balanced for."""
@@ -261,7 +267,8 @@ class _Rounding:
             return chip_layer(real, held, network.timesteps, is_constant=is_constant)
         reach = HEADROOM * np.maximum(self.found.outputs if layer.neuron is None else current, 0)
         is_scalar = self.options.thresholds == "scalar"
-        return real.quantize(lava_scales(real, reach, network.reset, is_scalar=is_scalar), is_scalar=is_scalar)
+        rounded = real.quantize(lava_scales(real, reach, network.reset, is_scalar=is_scalar), is_scalar=is_scalar)
+        return rounded if index or self.mean is None else with_mean_current(rounded, real, self.mean, network.reset)
 
     def readout(self, quantized: QuantizedNetwork) -> FloatLayer:
         """Return the last layer of ``quantized`` before rounding."""
@@ -275,6 +282,35 @@ class _Rounding:
         are_classes = index == len(network.layers) - 1 and network.task == "classification"
         largest_weight = 2 ** (self.options.weight_bits - 1) - 1
         return FloatLayer(layer, synapse, largest_input, largest_weight, one_scale=are_classes)
+
+
+_NOTICED: Final = 0.02
+"""Root mean square over channels, as a fraction of the threshold, up to which mean rounding errors stay as they are."""
+
+
+def with_mean_current(layer: QuantizedLayer, real: FloatLayer, mean: Array, reset: Reset) -> QuantizedLayer:
+    """Return the first layer with the mean current of ``real``, its layer before rounding.
+
+    Pixels have one sign, so that where most are bright the errors of a channel's rounded weights add up to a constant
+    current. Its bias takes that of the ``mean`` image, float64 0..1 ``(1, *input_shape)``, at each position if it has
+    one for each, if they exceed `_NOTICED` (Nagel et al., ICCV 2019, section 4.2).
+    """
+    alive = real.is_alive
+    if real.layer.neuron is None or not alive.any():
+        return layer
+    wanted = currents(real.synapse, mean, averages=True)[0]
+    found = currents(layer.synapse, mean * layer.largest_input, averages=False)[0]
+    per_channel = by_channel(layer.scale, wanted.ndim)
+    excess = found - wanted / per_channel
+    each = excess.reshape(len(excess), -1).mean(axis=1)
+    if np.square((each * layer.scale)[alive] / real.threshold[alive]).mean() <= _NOTICED**2:
+        return layer
+    bias = np.zeros(len(each), np.int32) if layer.bias is None else layer.bias
+    excess = excess if bias.ndim == excess.ndim else each
+    limit = limits.BIAS_LIMIT if reset == "soft" else limits.LIF_BIAS_LIMIT
+    settled = np.clip(bias - np.rint(excess), -limit, limit).astype(np.int32)
+    bias = np.where(by_channel(alive, bias.ndim), settled, bias)
+    return replace(layer, synapse=replace(layer.synapse, bias=bias))
 
 
 def _pixel_bits(rounding: _Rounding, images: ImageArray) -> int:
