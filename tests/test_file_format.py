@@ -106,7 +106,7 @@ def test_it_runs_every_way_of_rounding(simulator: ModuleType, tmp_path: Path, op
     )
     spiking = balance(ReluNetwork((1, 8, 8), layers), images(20), 64, BalanceOptions(method="percentile"))
     network = quantize(spiking, images(20), options)
-    assert (network.low_bits > 0) == options.split_readout
+    assert (network.low_bits > 0) == bool(options.split_readout)
     netx.write(network, tmp_path / "rounded.net")
     assert_equal(simulator, tmp_path / "rounded.net", images(6, seed=7), 64)
 

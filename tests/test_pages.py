@@ -77,6 +77,7 @@ def test_a_table_differs_as_soon_as_its_csv_file_does(
         "pilotnet.csv": "energy.md",
         "early-exit.csv": "early-exit.md",
         "stock-lava-dl.csv": "stock-lava-dl.md",
+        "mlperf-tiny.csv": "mlperf-tiny.md",
     }
     assert {path.name for path in stored.RESULTS.glob("*.csv")} == set(shown)
     for name, page in shown.items():

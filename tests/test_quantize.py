@@ -277,8 +277,7 @@ def test_a_bias_takes_the_mean_error_of_the_first_layers_weights(threshold: floa
     layer = quantize(one_neuron(weight, 0, threshold, "soft"), white).layers[0]
     assert layer.bias is not None
     error = abs(float((255 * layer.weight.sum() + layer.bias[0]) * layer.scale[0]) - weight.sum())
-    assert (error <= 0.51 * layer.scale[0]) == is_noticed
-    assert bool(layer.bias[0]) == is_noticed
+    assert (error <= 0.51 * layer.scale[0]) == bool(layer.bias[0]) == is_noticed
 
 
 def test_currents_of_thousands_of_pixels_fit_24_bits() -> None:

@@ -205,10 +205,9 @@ def _events_and_steps(row: Row) -> str:
     return f"{grouped(row['events'])}, {row['steps_to_output']}"
 
 
-def pilotnet() -> str:
-    """Return the cost of PilotNet on Loihi 2, measured and estimated."""
-    rows = rows_of("pilotnet.csv")
-    return markdown_table(list(rows[0]), [list(row.values()) for row in rows])
+def plain(name: str) -> Callable[[], str]:
+    """Return a table of the CSV file ``name`` as it is."""
+    return lambda: markdown_table(list((rows := rows_of(name))[0]), [list(row.values()) for row in rows])
 
 
 def nir_readers() -> str:
@@ -256,7 +255,8 @@ TABLES: Final[dict[str, Callable[[], str]]] = {
     "graded": graded(_accuracy_and_work),
     "graded-events": graded(_events_and_steps),
     "nir-readers": nir_readers,
-    "pilotnet": pilotnet,
+    "pilotnet": plain("pilotnet.csv"),
+    "mlperf-tiny": plain("mlperf-tiny.csv"),
     "torchvision": torchvision,
 }
 """Every table by its name."""

@@ -94,20 +94,20 @@ def cell(folder: Path, plan: dict[str, Any], timesteps: int, path: Path, options
     scores, of_cnn, agrees, operations = (np.concatenate(each) for each in zip(*measured, strict=True))
     score, interval = (area if is_regression else accuracy)(scores)
     return {
-        "model": folder.name.removeprefix("mlperf-tiny-"),
+        "network": folder.name.removeprefix("mlperf-tiny-"),
         "spikes": f"T = {timesteps}" if timesteps else "graded",
         "score": score,
-        "interval": interval,
-        "cnn": (area if is_regression else accuracy)(of_cnn)[0],
+        "95 % interval": interval,
+        "CNN": (area if is_regression else accuracy)(of_cnn)[0],
         "target": plan["target"],
-        "is_met": bool(score >= plan["target"]),
+        "met": bool(score >= plan["target"]),
         "inputs": len(test),
-        "agreement": round(100 * float(agrees.mean()), 2),
-        "synops_millions": round(float(operations.mean()) / 1e6, 3),
+        "agreement, %": round(100 * float(agrees.mean()), 2),
+        "SynOps, million": round(float(operations.mean()) / 1e6, 3),
         "neurocores": f"{cores['low']}..{cores['high']}",
         "bytes": path.stat().st_size,
-        "equal_on_lava": equal,
-        "export_seconds": round(seconds),
+        "equal on Lava": equal,
+        "seconds to export": round(seconds),
     }
 
 
